@@ -1,0 +1,64 @@
+//! Reading a pipe in the chunks in which Node's 'data' events bring it.
+//!
+//! A file to copy. It needs in `Cargo.toml`:
+//!
+//! ```toml
+//! nix = { version = "0.31", features = ["poll"] }
+//! ```
+//!
+//! ```rust
+//! mod chunk;
+//!
+//! fn main() -> std::io::Result<()> {
+//!     let (mut pipe, writer) = std::io::pipe()?;
+//!     drop(writer);
+//!     let mut buffer = [0; chunk::MAX];
+//!     println!("{} bytes", chunk::read(&mut pipe, &mut buffer)?);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Programs write a line in pieces: `ls` writes its name, what it could not do and why each for
+//! itself. Node takes a while to come to the pipe, and finds them together; a thread that waits
+//! for the first would get that alone.
+
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, poll};
+
+/// As much as Node takes from a pipe in one read, in bytes.
+pub const MAX: usize = 64 * 1024;
+
+/// Less than this may be a piece, in bytes. It is what a pipe takes in one piece at least.
+const PIECE: usize = 4096;
+
+/// How long to wait for the other pieces. A pipe that ends meanwhile is not waited for.
+const WAIT: Duration = Duration::from_millis(5);
+
+/// Reads what is there into `buffer`, and what comes right after it; 0 is the end.
+///
+/// # Errors
+///
+/// What a read of the pipe can meet with.
+pub fn read(pipe: &mut (impl Read + AsFd), buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = pipe.read(buffer)?;
+    let deadline = Instant::now() + WAIT;
+    while (1..PIECE).contains(&filled) && more_comes(pipe, deadline) {
+        match pipe.read(&mut buffer[filled..])? {
+            0 => break,
+            more => filled += more,
+        }
+    }
+    Ok(filled)
+}
+
+/// Whether there is more to read, or the end, before the deadline.
+fn more_comes(pipe: &impl AsFd, deadline: Instant) -> bool {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let milliseconds = u8::try_from(left.as_millis()).unwrap_or(u8::MAX);
+    let mut input = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    // An error means that a signal came, and that there is no more for now.
+    poll(&mut input, milliseconds).is_ok_and(|ready| ready > 0)
+}
