@@ -1,0 +1,6 @@
+//! What `cargo xtask` does with the examples. The checks are a library, so that `cargo test`
+//! runs them too.
+
+mod procfs;
+pub mod programs;
+pub mod verify;

@@ -1,0 +1,333 @@
+//! Runs a program, keeps what it writes, and sees that it ends and leaves nothing running.
+
+use std::fs::{self, File};
+use std::io::{PipeReader, PipeWriter, Read, pipe};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// Nothing here takes that long, on the slowest machine: what does has hung.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// The variable that marks all that a run starts, wherever it goes.
+const MARK: &str = "XTASK_RUN";
+
+/// What a program has written, and how it ended.
+pub struct Output {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    pub status: ExitStatus,
+}
+
+impl Output {
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    /// Whether it ended with this on stderr, and this status or, if it is negative, signal.
+    pub fn ended_with(&self, stderr: &str, status: i32) -> Result<()> {
+        same("stderr", stderr, &self.stderr())?;
+        self.ended_with_status(status)
+    }
+
+    pub fn ended_with_status(&self, status: i32) -> Result<()> {
+        same("status", status, code(self.status))
+            .with_context(|| format!("with stderr {:?}", self.stderr()))
+    }
+}
+
+/// A program that runs. What is left of it when this is dropped is killed.
+pub struct Running {
+    child: Child,
+    mark: String,
+    stdout: Captured,
+    stderr: Captured,
+}
+
+/// What has come from a pipe so far.
+#[derive(Default)]
+struct Captured {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+/// Runs a program to its end.
+///
+/// # Errors
+///
+/// When it cannot be started, does not end, or leaves a process running.
+pub fn run(command: Command) -> Result<Output> {
+    start(command)?.finish()
+}
+
+/// Starts a program, and keeps what it writes.
+pub fn start(command: Command) -> Result<Running> {
+    let (mut running, stdout) = start_unread(command)?;
+    running.stdout = Captured::from(stdout);
+    Ok(running)
+}
+
+/// Starts a program whose stdout is left to the caller.
+pub fn start_unread(command: Command) -> Result<(Running, PipeReader)> {
+    let (stdout, theirs) = pipe()?;
+    Ok((start_on(command, theirs)?, stdout))
+}
+
+/// Starts a program whose stdout is left to the caller and does not block, as where the
+/// program shares it with Node.
+pub fn start_unread_non_blocking(command: Command) -> Result<(Running, PipeReader)> {
+    let (stdout, theirs) = pipe()?;
+    fcntl(&theirs, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((start_on(command, theirs)?, stdout))
+}
+
+fn start_on(mut command: Command, stdout: PipeWriter) -> Result<Running> {
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+    let run = RUNS.fetch_add(1, Ordering::Relaxed);
+    let mark = format!("{MARK}={}-{run}", std::process::id());
+    let mut child = command
+        .env(MARK, &mark[MARK.len() + 1..])
+        // The words of the system's messages, and the worst that a user may have set.
+        .env("LC_ALL", "C")
+        .env("RUST_BACKTRACE", "1")
+        .env_remove("FORCE_COLOR")
+        .env_remove("NODE_OPTIONS")
+        .stdout(stdout)
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    let stderr = Captured::from(child.stderr.take().expect("stderr is piped"));
+    Ok(Running {
+        child,
+        mark,
+        stdout: Captured::default(),
+        stderr,
+    })
+}
+
+impl Running {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it still runs. What has ended stays a zombie until `finish`.
+    pub fn is_running(&self) -> Result<bool> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        Ok(!stat.contains(") Z "))
+    }
+
+    pub fn stdout(&self) -> String {
+        self.stdout.text()
+    }
+
+    pub fn stderr(&self) -> String {
+        self.stderr.text()
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        signal_to(self.pid(), signal)
+    }
+
+    /// Waits until stdout holds `text`.
+    pub fn wait_for_stdout(&self, text: &str) -> Result<()> {
+        let seen = wait_until(&format!("stdout to hold {text:?}"), || {
+            Ok(self.stdout().contains(text).then_some(()))
+        });
+        seen.with_context(|| format!("stdout: {:?}, stderr: {:?}", self.stdout(), self.stderr()))
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    ///
+    /// When the program does not end, or leaves a process running.
+    pub fn finish(mut self) -> Result<Output> {
+        let what = "the program to end";
+        let status = wait_until(what, || Ok(self.child.try_wait()?));
+        let status = status
+            .with_context(|| format!("stdout: {:?}, stderr: {:?}", self.stdout(), self.stderr()))?;
+        wait_until("all that the program started to end", || {
+            Ok(self.left().is_empty().then_some(()))
+        })?;
+        Ok(Output {
+            stdout: self.stdout.all(),
+            stderr: self.stderr.all(),
+            status,
+        })
+    }
+
+    /// The processes of this run that still run. A zombie has no environment any more.
+    fn left(&self) -> Vec<u32> {
+        let is_marked = |pid: &u32| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment
+                .split(|byte| *byte == 0)
+                .any(|variable| variable == self.mark.as_bytes())
+        };
+        processes().filter(is_marked).collect()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for pid in self.left() {
+            let _ = signal_to(pid, Signal::SIGKILL);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+impl Captured {
+    fn from(mut pipe: impl Read + Send + 'static) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let sink = bytes.clone();
+        let reader = thread::spawn(move || {
+            let mut chunk = [0; 64 * 1024];
+            while let Ok(read @ 1..) = pipe.read(&mut chunk) {
+                sink.lock().unwrap().extend_from_slice(&chunk[..read]);
+            }
+        });
+        Self {
+            bytes,
+            reader: Some(reader),
+        }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
+    }
+
+    /// All of it, once all processes that could write to the pipe have ended.
+    fn all(&mut self) -> Vec<u8> {
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        std::mem::take(&mut self.bytes.lock().unwrap())
+    }
+}
+
+/// Asks again and again until there is an answer.
+pub fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let start = Instant::now();
+    while start.elapsed() < LIMIT {
+        if let Some(answer) = ask()? {
+            return Ok(answer);
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    bail!("waited {LIMIT:?} for {what}")
+}
+
+/// Waits until a pipe that nobody reads is full. Another descriptor of it tells.
+pub fn wait_until_full(pipe: &PipeReader) -> Result<()> {
+    let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
+    let writer = File::options().write(true).open(path)?;
+    wait_until("the pipe to fill", || {
+        let mut room = [PollFd::new(writer.as_fd(), PollFlags::POLLOUT)];
+        Ok((poll(&mut room, PollTimeout::ZERO)? == 0).then_some(()))
+    })
+}
+
+/// Waits until a process is gone, or a zombie whose parent is not ours to wake.
+pub fn wait_until_gone(pid: u32) -> Result<()> {
+    wait_until(&format!("process {pid} to end"), || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        Ok((stat.is_empty() || stat.contains(") Z ")).then_some(()))
+    })
+}
+
+/// A folder through which a check and a shell script tell each other how far they are.
+pub struct Go(TempDir);
+
+impl Go {
+    pub fn new() -> Result<Self> {
+        Ok(Self(TempDir::new()?))
+    }
+
+    /// A command that waits until `say` is called with the same number.
+    pub fn wait(&self, number: u32) -> String {
+        let file = self.file(number);
+        format!("until [ -e {} ]; do sleep 0.01; done", file.display())
+    }
+
+    pub fn say(&self, number: u32) -> Result<()> {
+        Ok(fs::write(self.file(number), [])?)
+    }
+
+    /// A command that tells its shell's process number.
+    pub fn tell(&self, number: u32) -> String {
+        let file = self.file(number);
+        format!("echo $$ > {0}.new; mv {0}.new {0}", file.display())
+    }
+
+    /// Waits for `tell` with the same number, and returns the process number.
+    pub fn hear(&self, number: u32) -> Result<u32> {
+        wait_until("the script to tell how far it is", || {
+            let told = fs::read_to_string(self.file(number)).ok();
+            Ok(told.map(|pid| pid.trim().parse()).transpose()?)
+        })
+    }
+
+    fn file(&self, number: u32) -> PathBuf {
+        self.0.path().join(number.to_string())
+    }
+}
+
+pub fn signal_to(pid: u32, signal: Signal) -> Result<()> {
+    kill(Pid::from_raw(pid.cast_signed()), signal)
+        .with_context(|| format!("cannot send {signal} to process {pid}"))
+}
+
+/// The numbers of all processes.
+pub fn processes() -> impl Iterator<Item = u32> {
+    let folders = fs::read_dir("/proc").into_iter().flatten().flatten();
+    folders.filter_map(|folder| folder.file_name().to_str()?.parse().ok())
+}
+
+/// A program's exit code, or the negative number of the signal that ended it.
+pub fn code(status: ExitStatus) -> i32 {
+    let signal = || status.signal().map(|number| -number);
+    status.code().or_else(signal).unwrap_or(i32::MIN)
+}
+
+/// Compares, and shows both sides where they differ.
+pub fn same<T: PartialEq + std::fmt::Debug>(what: &str, expected: T, actual: T) -> Result<()> {
+    if expected == actual {
+        return Ok(());
+    }
+    let (expected, actual) = (format!("{expected:?}"), format!("{actual:?}"));
+    let pairs = expected.chars().zip(actual.chars());
+    let alike = pairs.take_while(|(one, other)| one == other).count();
+    let shown = |text: String| {
+        let from = alike.saturating_sub(100);
+        let part: String = text.chars().skip(from).take(500).collect();
+        let before = if from > 0 { "…" } else { "" };
+        let after = if text.chars().count() > from + 500 {
+            "…"
+        } else {
+            ""
+        };
+        format!("{before}{part}{after}")
+    };
+    bail!(
+        "{what}\n  expected: {}\n    actual: {}",
+        shown(expected),
+        shown(actual)
+    )
+}

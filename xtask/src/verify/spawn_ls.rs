@@ -1,0 +1,253 @@
+//! The checks of spawn-ls.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use libtest_mimic::Trial;
+use nix::sys::signal::Signal;
+
+use super::case::{Example, Expected};
+use super::run::{
+    Go, code, run, same, start, start_unread, start_unread_non_blocking, wait_until,
+    wait_until_full, wait_until_gone,
+};
+use crate::procfs::memory;
+
+pub const SPAWN_LS: Example = Example {
+    name: "spawn-ls",
+    script: "node/spawn-ls.mjs",
+};
+
+/// As much as Node takes from a pipe in one read.
+const CHUNK: usize = 64 * 1024;
+
+pub fn checks() -> Vec<Trial> {
+    let sh = |name: &str, script: &str| SPAWN_LS.case(name, ["sh", "-c", script]);
+    let cases = [
+        sh("close_with_a_code", "exit 3").stdout("child process exited with code 3\n"),
+        sh("close_with_a_code_past_255", "exit 300").stdout("child process exited with code 44\n"),
+        sh("close_by_a_signal", "kill -9 $$").stdout("child process exited with code null\n"),
+        sh("stderr", "echo no >&2; exit 2")
+            .stdout("child process exited with code 2\n")
+            .stderr("stderr: no\n\n"),
+        sh("no_final_newline", "printf 'one\ntwo'")
+            .stdout("stdout: one\ntwo\nchild process exited with code 0\n"),
+        SPAWN_LS
+            .case("no_shell", ["echo", "$HOME", "|", "wc", "-l", "*"])
+            .stdout("stdout: $HOME | wc -l *\n\nchild process exited with code 0\n"),
+        SPAWN_LS
+            .case("an_empty_stdin", ["cat"])
+            .stdout("child process exited with code 0\n"),
+        SPAWN_LS
+            .case("bytes_pass_untouched", ["printf", r"\377\000\302"])
+            .stdout(b"stdout: \xff\0\xc2\nchild process exited with code 0\n")
+            .but_node(
+                Expected::default()
+                    .stdout("stdout: \u{fffd}\0\u{fffd}\nchild process exited with code 0\n"),
+            ),
+        SPAWN_LS
+            .case("no_such_program", ["nosuch"])
+            .stderr("spawn-ls: cannot spawn nosuch: No such file or directory (os error 2)\n")
+            .status(1)
+            .but_node(
+                Expected::default()
+                    .stderr_holds("Error: spawn nosuch ENOENT")
+                    .status(1),
+            ),
+        SPAWN_LS
+            .case("a_folder_is_no_program", ["/"])
+            .stderr("spawn-ls: cannot spawn /: Permission denied (os error 13)\n")
+            .status(1)
+            .but_node(
+                Expected::default()
+                    .stderr_holds("Error: spawn / EACCES")
+                    .status(1),
+            ),
+    ];
+    let mut checks: Vec<Trial> = cases.into_iter().flat_map(|case| case.checks()).collect();
+    checks.extend(SPAWN_LS.check_both("the_documents_program", the_documents_program));
+    checks.extend(SPAWN_LS.check_both("a_line_in_pieces", a_line_in_pieces));
+    checks.extend(SPAWN_LS.check_both("streams_as_it_comes", streams_as_it_comes));
+    checks.extend(SPAWN_LS.check_both("close_waits_for_the_pipes", close_waits_for_the_pipes));
+    checks.push(SPAWN_LS.check("chunks_are_64_kib_at_most", chunks_are_64_kib_at_most));
+    checks.push(SPAWN_LS.check("a_gigabyte_in_little_memory", a_gigabyte_in_little_memory));
+    checks.push(SPAWN_LS.check("stdout_closed_early", stdout_closed_early));
+    checks.push(SPAWN_LS.check("stdout_full", stdout_full));
+    checks.push(SPAWN_LS.check("a_signal_ends_the_child_too", a_signal_ends_the_child_too));
+    checks.push(SPAWN_LS.check(
+        "a_signal_while_the_reader_sleeps",
+        a_signal_while_the_reader_sleeps,
+    ));
+    checks.push(SPAWN_LS.check(
+        "a_slow_reader_without_blocking",
+        a_slow_reader_without_blocking,
+    ));
+    checks.push(SPAWN_LS.help("Usage: spawn-ls [COMMAND [ARG]...]", "ls -lh /usr"));
+    checks
+}
+
+fn the_documents_program(command: Command) -> Result<()> {
+    let mut ls = Command::new("ls");
+    ls.args(["-lh", "/usr"]);
+    let listing = run(ls)?.stdout();
+    let output = run(command)?;
+    let expected = format!("stdout: {listing}\nchild process exited with code 0\n");
+    same("stdout", expected, output.stdout())?;
+    output.ended_with("", 0)
+}
+
+/// `ls` writes its line in four pieces, which come as one chunk: that is a matter of time, and
+/// on a busy machine not of one try.
+fn a_line_in_pieces(mut command: Command) -> Result<()> {
+    command.args(["ls", "/nope"]);
+    let line = "stderr: ls: cannot access '/nope': No such file or directory\n\n";
+    let mut tries = Vec::new();
+    while tries.len() < 5 {
+        let mut again = Command::new(command.get_program());
+        let output = run({
+            again.args(command.get_args()).stdin(Stdio::null());
+            again
+        })?;
+        same(
+            "stdout",
+            "child process exited with code 2\n",
+            &output.stdout(),
+        )?;
+        same("status", 0, code(output.status))?;
+        if output.stderr() == line {
+            return Ok(());
+        }
+        tries.push(output.stderr());
+    }
+    bail!("it came as {tries:?}")
+}
+
+/// The child goes on only when its first words have come through.
+fn streams_as_it_comes(mut command: Command) -> Result<()> {
+    let go = Go::new()?;
+    let script = format!("echo a; {}; echo b >&2; {}; echo c", go.wait(1), go.wait(2));
+    let program = start({
+        command.args(["sh", "-c", &script]);
+        command
+    })?;
+    program.wait_for_stdout("stdout: a\n\n")?;
+    go.say(1)?;
+    wait_until("stderr to come", || {
+        Ok((program.stderr() == "stderr: b\n\n").then_some(()))
+    })?;
+    go.say(2)?;
+    let output = program.finish()?;
+    let expected = "stdout: a\n\nstdout: c\n\nchild process exited with code 0\n";
+    same("stdout", expected, &output.stdout())
+}
+
+/// The process ends first, and a grandchild writes after that.
+fn close_waits_for_the_pipes(mut command: Command) -> Result<()> {
+    let go = Go::new()?;
+    let script = format!("({}; echo late) & echo $$; exit 4", go.wait(1));
+    command.args(["sh", "-c", &script]);
+    let program = start(command)?;
+    let child = wait_until("the child's number", || {
+        let stdout = program.stdout();
+        Ok(stdout.split_once('\n').map(|(line, _)| line.to_owned()))
+    })?;
+    let child = child.trim_start_matches("stdout: ").to_owned();
+    wait_until_gone(child.parse()?)?;
+    same("stdout", format!("stdout: {child}\n\n"), program.stdout())?;
+    go.say(1)?;
+    let output = program.finish()?;
+    let expected = format!("stdout: {child}\n\nstdout: late\n\nchild process exited with code 4\n");
+    same("stdout", expected, output.stdout())
+}
+
+fn chunks_are_64_kib_at_most(mut command: Command) -> Result<()> {
+    command.args(["sh", "-c", "head -c 1000000 /dev/zero | tr '\\0' x"]);
+    let stdout = run(command)?.stdout();
+    let chunks = stdout
+        .strip_suffix("child process exited with code 0\n")
+        .context("the close line")?;
+    let mut total = 0;
+    for chunk in chunks.lines() {
+        let data = chunk.strip_prefix("stdout: ").context("the prefix")?;
+        ensure!(data.len() <= CHUNK, "a chunk of {} bytes", data.len());
+        total += data.len();
+    }
+    same("bytes", 1_000_000, total)
+}
+
+fn a_gigabyte_in_little_memory(mut command: Command) -> Result<()> {
+    const GIGABYTE: usize = 1 << 30;
+    let go = Go::new()?;
+    let script = format!("head -c {GIGABYTE} /dev/zero; {}", go.wait(1));
+    command.args(["sh", "-c", &script]);
+    let (program, mut stdout) = start_unread(command)?;
+    let mut passed = 0;
+    let mut chunk = vec![0; CHUNK];
+    while passed < GIGABYTE {
+        let read = stdout.read(&mut chunk)?;
+        ensure!(read > 0, "it ended after {passed} bytes");
+        passed += read;
+    }
+    let peak = memory(program.pid(), "VmHWM")?;
+    ensure!(peak < 32.0, "it took {peak} MiB");
+    go.say(1)?;
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest)?;
+    ensure!(
+        rest.ends_with("child process exited with code 0\n"),
+        "{rest:?}"
+    );
+    program.finish()?;
+    Ok(())
+}
+
+/// As where stdout is shared with Node.
+fn a_slow_reader_without_blocking(mut command: Command) -> Result<()> {
+    command.args(["head", "-c", "1000000", "/dev/zero"]);
+    let (program, mut pipe) = start_unread_non_blocking(command)?;
+    wait_until_full(&pipe)?;
+    let mut written = Vec::new();
+    pipe.read_to_end(&mut written)?;
+    program.finish()?.ended_with("", 0)?;
+    let zeros = written.iter().filter(|byte| **byte == 0).count();
+    same("bytes of the command", 1_000_000, zeros)
+}
+
+fn stdout_closed_early(mut command: Command) -> Result<()> {
+    // `yes` would end by itself; what comes after it would not.
+    command.args(["sh", "-c", "yes; exec sleep 1000"]);
+    let (program, stdout) = start_unread(command)?;
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line)?;
+    same("stdout", "stdout: y\n", &line)?;
+    let output = program.finish()?;
+    output.ended_with("", 0)
+}
+
+fn stdout_full(command: Command) -> Result<()> {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec \"$0\" echo a >/dev/full"]);
+    shell.arg(command.get_program());
+    let output = run(shell)?;
+    let expected = "spawn-ls: cannot write to stdout: No space left on device (os error 28)\n";
+    output.ended_with(expected, 1)
+}
+
+fn a_signal_ends_the_child_too(mut command: Command) -> Result<()> {
+    command.args(["sh", "-c", "echo up; exec sleep 1000"]);
+    let program = start(command)?;
+    program.wait_for_stdout("up")?;
+    program.signal(Signal::SIGTERM)?;
+    let output = program.finish()?;
+    output.ended_with("spawn-ls: ended by SIGTERM\n", 1)
+}
+
+fn a_signal_while_the_reader_sleeps(mut command: Command) -> Result<()> {
+    command.arg("yes");
+    let (program, stdout) = start_unread(command)?;
+    wait_until_full(&stdout)?;
+    program.signal(Signal::SIGINT)?;
+    let output = program.finish()?;
+    output.ended_with("spawn-ls: ended by SIGINT\n", 1)
+}

@@ -1,0 +1,5 @@
+//! The checks of `cargo xtask verify`, under `cargo test`.
+
+fn main() -> std::process::ExitCode {
+    xtask::verify::main(std::env::args().skip(1))
+}
