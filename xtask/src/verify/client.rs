@@ -3,7 +3,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::iter::repeat_with;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -176,10 +176,12 @@ fn ask(address: SocketAddr, fresh: bool, stop: &AtomicBool) -> Tally {
     tally
 }
 
-/// A port that was free a moment ago, for programs that cannot say which one they took. It
-/// is below those that the system gives out.
+/// A port that nobody listened on a moment ago, for programs that cannot say which one they
+/// took. It is below those that the system gives out.
 pub fn free_port() -> Result<u16> {
-    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    // To listen there, if only for a moment, could be what makes it taken: what another check
+    // is just starting has a copy of every descriptor until it runs.
+    let is_free = |port: &u16| TcpStream::connect(("127.0.0.1", *port)).is_err();
     let ports = repeat_with(|| fastrand::u16(10_000..32_000));
     ports.take(100).find(is_free).context("no free port")
 }

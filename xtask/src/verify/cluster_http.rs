@@ -22,7 +22,9 @@ use tempfile::TempDir;
 use super::case::Example;
 use super::check;
 use super::client::{Answer, Client, GET, Load, Tally, free_port};
-use super::run::{Running, run, same, signal_to, start, start_unread, wait_until, wait_until_gone};
+use super::run::{
+    Running, close, run, same, signal_to, start, start_unread, wait_until, wait_until_gone,
+};
 use crate::procfs::{children, memory};
 use crate::programs;
 
@@ -480,11 +482,16 @@ fn a_port_taken_by_another_copy(command: Command) -> Result<()> {
     server.end()
 }
 
-/// After the primary's line, so that it is a worker that finds nobody to read its own.
+/// A new worker finds nobody to read its line, and the primary nobody to read its next.
 fn stdout_closed_early(mut command: Command) -> Result<()> {
     command.args(["127.0.0.1:0", "2"]);
     let (program, stdout) = start_unread(command)?;
-    BufReader::new(stdout).read_line(&mut String::new())?;
+    let mut stdout = BufReader::new(stdout);
+    for _ in 0..3 {
+        stdout.read_line(&mut String::new())?;
+    }
+    close(stdout.into_inner())?;
+    program.signal(Signal::SIGHUP)?;
     let output = program.finish()?;
     ensure!(
         !output.stderr().contains("roken pipe"),

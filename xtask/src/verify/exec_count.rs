@@ -19,7 +19,7 @@ use self::exec::{Cause, Error, Options, Output, exec};
 use super::case::{Example, Expected};
 use super::check;
 use super::run::{
-    Go, LIMIT, run, same, start, start_unread, start_unread_non_blocking, wait_until_full,
+    Go, LIMIT, close, run, same, start, start_unread, start_unread_non_blocking, wait_until_full,
     wait_until_gone,
 };
 
@@ -152,7 +152,7 @@ fn stdout_closed_early(mut command: Command) -> Result<()> {
     let go = Go::new()?;
     command.arg(format!("{}; echo late", go.wait(1)));
     let (program, stdout) = start_unread(command)?;
-    drop(stdout);
+    close(stdout)?;
     go.say(1)?;
     let output = program.finish()?;
     output.ended_with("", 0)

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
 use super::case::{Example, Expected};
-use super::run::{Go, code, run, same, start, start_unread};
+use super::run::{Go, close, code, run, same, start, start_unread};
 use super::{check, check_with};
 use crate::programs::{self, Runtime};
 
@@ -444,7 +444,7 @@ fn stdout_closed_early(mut command: Command) -> Result<()> {
     );
     command.args(["sh", "-c", &script]);
     let (program, stdout) = start_unread(command)?;
-    drop(stdout);
+    close(stdout)?;
     go.say(1)?;
     program.finish()?.ended_with("", 0)
 }

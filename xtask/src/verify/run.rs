@@ -234,14 +234,30 @@ pub fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> 
     bail!("waited {LIMIT:?} for {what}")
 }
 
-/// Waits until a pipe that nobody reads is full. Another descriptor of it tells.
+/// Waits until a pipe that nobody reads is full.
 pub fn wait_until_full(pipe: &PipeReader) -> Result<()> {
-    let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
-    let writer = File::options().write(true).open(path)?;
+    let writer = writer_of(pipe)?;
     wait_until("the pipe to fill", || {
         let mut room = [PollFd::new(writer.as_fd(), PollFlags::POLLOUT)];
         Ok((poll(&mut room, PollTimeout::ZERO)? == 0).then_some(()))
     })
+}
+
+/// Closes a pipe, and waits until nobody reads it: what another check is just starting has
+/// a copy of every descriptor until it runs.
+pub fn close(pipe: PipeReader) -> Result<()> {
+    let writer = writer_of(&pipe)?;
+    drop(pipe);
+    wait_until("the pipe to have no reader", || {
+        let mut broken = [PollFd::new(writer.as_fd(), PollFlags::empty())];
+        Ok((poll(&mut broken, PollTimeout::ZERO)? == 1).then_some(()))
+    })
+}
+
+/// Another descriptor of a pipe, which tells of it what its reader's does not.
+fn writer_of(pipe: &PipeReader) -> Result<File> {
+    let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
+    Ok(File::options().write(true).open(path)?)
 }
 
 /// Waits until a process is gone, or a zombie whose parent is not ours to wake.

@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 
 use super::case::{Example, Expected};
 use super::check;
-use super::run::{run, same, start, start_unread};
+use super::run::{close, run, same, start, start_unread};
 
 const WORKER_SUM: Example = Example {
     name: "worker-sum",
@@ -204,7 +204,7 @@ fn many_workers(mut command: Command) -> Result<()> {
 fn stdout_closed_early(mut command: Command) -> Result<()> {
     command.args(["10000000", "4"]);
     let (program, stdout) = start_unread(command)?;
-    drop(stdout);
+    close(stdout)?;
     let output = program.finish()?;
     output.ended_with("", 0)
 }
