@@ -163,9 +163,9 @@ impl Sender {
     ///
     /// `BrokenPipe` when the other side has closed the channel.
     pub fn send(&mut self, message: &Value) -> io::Result<()> {
-        let mut line = message.to_string();
-        line.push('\n');
-        self.0.write_all(line.as_bytes())
+        let mut line = serde_json::to_vec(message)?;
+        line.push(b'\n');
+        self.0.write_all(&line)
     }
 
     /// Tells the other side that nothing more comes: Node's `child.disconnect()` and

@@ -8,6 +8,9 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 use super::{Better, Group, Row, Started, Who, bare, milliseconds, program, start};
@@ -28,7 +31,7 @@ pub const GROUPS: &[Group] = &[
     Group {
         rows: &[
             Row {
-                name: "fork-ipc: round trips",
+                name: "fork-ipc: round trips on one CPU",
                 unit: "/s",
                 better: Better::More,
             },
@@ -41,7 +44,7 @@ pub const GROUPS: &[Group] = &[
         rounds: 9,
         sample: |who| {
             Ok(vec![
-                exchange(who, How::Turns)?,
+                on_one_cpu(|| exchange(who, How::Turns))?,
                 exchange(who, How::Stream)?,
             ])
         },
@@ -107,6 +110,19 @@ fn first_reply(who: Who) -> Result<f64> {
     let elapsed = began.elapsed();
     parent.finish()?;
     Ok(milliseconds(elapsed))
+}
+
+/// Keeps `work`, and what it starts, on one CPU. On two, most of a round trip goes to waking
+/// the other one, or not, as the scheduler deals the processes out.
+fn on_one_cpu<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let this_thread = Pid::from_raw(0);
+    let all = sched_getaffinity(this_thread)?;
+    let mut one = CpuSet::new();
+    one.set(sched_getcpu()?)?;
+    sched_setaffinity(this_thread, &one)?;
+    let done = work();
+    sched_setaffinity(this_thread, &all)?;
+    done
 }
 
 /// Messages a second between two processes of a kind.
@@ -210,10 +226,7 @@ fn parents_memory(who: Who) -> Result<f64> {
     let pid = parent.child.id();
     let memory = memory(pid, "VmRSS");
     for child in children(pid)? {
-        nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(child.cast_signed()),
-            nix::sys::signal::Signal::SIGKILL,
-        )?;
+        kill(Pid::from_raw(child.cast_signed()), Signal::SIGKILL)?;
     }
     memory
 }
