@@ -1,6 +1,7 @@
 //! What the system tells of processes.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -25,4 +26,15 @@ pub fn children(pid: u32) -> Result<Vec<u32>> {
         .split_whitespace()
         .map(str::parse)
         .collect::<Result<_, _>>()?)
+}
+
+/// The time a process has run on a CPU.
+pub fn cpu_time(pid: u32) -> Result<Duration> {
+    let mut total = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let stat = fs::read_to_string(thread?.path().join("schedstat"))?;
+        let nanoseconds = stat.split(' ').next().context("its time")?;
+        total += nanoseconds.parse::<u64>()?;
+    }
+    Ok(Duration::from_nanos(total))
 }

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::{Better, Group, Row, Who, bare, milliseconds, program};
-use crate::procfs::{children, memory};
+use crate::procfs::{children, cpu_time, memory};
 use crate::verify::client::{Client, GET, free_port};
 
 pub const GROUPS: &[Group] = &[
@@ -233,15 +233,4 @@ fn idle(who: Who) -> Result<Vec<f64>> {
         held as f64,
         if who == Who::Limit { f64::NAN } else { each },
     ])
-}
-
-/// The time a process has run on a CPU.
-fn cpu_time(pid: u32) -> Result<Duration> {
-    let mut total = 0;
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let stat = fs::read_to_string(thread?.path().join("schedstat"))?;
-        let nanoseconds = stat.split(' ').next().context("its time")?;
-        total += nanoseconds.parse::<u64>()?;
-    }
-    Ok(Duration::from_nanos(total))
 }

@@ -11,6 +11,17 @@ use super::run::{self, Output, same};
 use super::{check, check_with};
 use crate::programs::{self, Runtime};
 
+/// What a check does with a program that is yet to be started.
+pub type Look = fn(Command) -> Result<()>;
+
+/// Functions, each with its name, which becomes its check's.
+macro_rules! looks {
+    ($($look:ident),+ $(,)?) => {
+        [$((stringify!($look), $look as $crate::verify::case::Look)),+]
+    };
+}
+pub(super) use looks;
+
 /// An example's two halves: the port's program, and Node's script.
 #[derive(Clone, Copy)]
 pub struct Example {
@@ -45,14 +56,24 @@ impl Example {
         }
     }
 
-    /// A check of more than one run's end, for the port and for Node.
-    pub fn check_both(&self, name: &str, look: fn(Command) -> Result<()>) -> Vec<Trial> {
+    /// Checks of more than a run's end, for the port and for Node.
+    pub fn checks_of_both<const N: usize>(&self, looks: [(&str, Look); N]) -> Vec<Trial> {
         let example = *self;
-        let name = format!("{}::{name}", self.name);
-        let node = check_with(Runtime::Node, format!("{name}::node"), move || {
-            look(example.node())
+        let of_node = looks.map(|(name, look)| {
+            let name = format!("{}::{name}::node", self.name);
+            check_with(Runtime::Node, name, move || look(example.node()))
         });
-        vec![check(name, move || look(example.port())), node]
+        self.checks(looks).into_iter().chain(of_node).collect()
+    }
+
+    /// Checks of more than a run's end, for the port.
+    pub fn checks<const N: usize>(&self, looks: [(&str, Look); N]) -> Vec<Trial> {
+        let example = *self;
+        let of_port = looks.map(|(name, look)| {
+            let name = format!("{}::{name}", self.name);
+            check(name, move || look(example.port()))
+        });
+        of_port.into()
     }
 
     /// The check of `--help`: the first line, and what the last one calls the default.
@@ -67,14 +88,6 @@ impl Example {
             same("the first line", Some(usage), stdout.lines().next())?;
             let default = format!("Default: {default}");
             same("the last line", Some(&default[..]), stdout.lines().last())
-        })
-    }
-
-    /// A check of more than one run's end, for the port.
-    pub fn check(&self, name: &str, look: fn(Command) -> Result<()>) -> Trial {
-        let example = *self;
-        check(format!("{}::{name}", self.name), move || {
-            look(example.port())
         })
     }
 }

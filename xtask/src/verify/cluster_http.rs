@@ -8,7 +8,6 @@ use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,15 +16,13 @@ use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tempfile::TempDir;
 
-use super::case::Example;
+use super::case::{Example, looks};
 use super::check;
-use super::client::{Answer, Client, GET, Load, Tally, free_port};
-use super::run::{
-    Running, close, run, same, signal_to, start, start_unread, wait_until, wait_until_gone,
-};
-use crate::procfs::{children, memory};
+use super::client::{Answer, Client, GET, Load, Tally};
+use super::run::{close, run, same, signal_to, start, start_unread, wait_until, wait_until_gone};
+use super::server::{Deployed, Server, get_until_last, hello, last_hello};
+use crate::procfs::{children, cpu_time, memory};
 use crate::programs;
 
 const CLUSTER_HTTP: Example = Example {
@@ -76,219 +73,58 @@ pub fn checks() -> Vec<Trial> {
         "Usage: cluster-http [ADDR [WORKERS]]",
         "every address, port 8000; one worker for each CPU",
     ));
-    for (name, look) in BOTH {
-        checks.extend(CLUSTER_HTTP.check_both(name, *look));
-    }
-    for (name, look) in PORT {
-        checks.push(CLUSTER_HTTP.check(name, *look));
-    }
+    checks.extend(CLUSTER_HTTP.checks_of_both(looks![
+        the_documents_program,
+        every_method_and_path,
+        bad_requests,
+        kept_alive,
+        workers_leave_a_killed_primary,
+    ]));
+    // What Node's program does not, or not as well.
+    checks.extend(CLUSTER_HTTP.checks(looks![
+        a_worker_for_each_cpu,
+        every_address,
+        a_given_address_alone,
+        a_host_name,
+        a_taken_port,
+        a_port_taken_by_another_copy,
+        stdout_closed_early,
+        the_limit_of_descriptors_is_raised,
+        spread_over_two,
+        spread_over_four,
+        killed_workers_under_load,
+        a_terminated_worker_drains,
+        a_worker_that_dies_as_it_starts,
+        no_worker_ever_comes_up,
+        no_program_to_start_workers_from,
+        sigterm_drains,
+        sigint_drains,
+        sigint_to_the_whole_group,
+        sigterm_to_the_whole_group,
+        an_idle_connection_is_closed,
+        a_second_signal_ends_it_at_once,
+        a_long_request_is_answered,
+        the_port_is_free_again_at_once,
+        sighup_to_the_whole_group,
+        a_roll_is_one_by_one,
+        drain_of_a_killed_primary,
+        rolls_under_load,
+        a_roll_to_a_new_binary,
+        a_roll_to_a_broken_binary,
+        deaths_leave_nothing_behind,
+        half_requests,
+        bodies_that_nobody_reads,
+        what_is_queued_for_a_killed_worker,
+        a_roll_to_one_that_never_serves,
+        a_worker_without_a_primary,
+        the_default_port,
+        out_of_descriptors,
+    ]));
     checks.push(check(
         "cluster-http::cluster::an_address_that_is_not_here",
         an_address_that_is_not_here,
     ));
     checks
-}
-
-type Look = (&'static str, fn(Command) -> Result<()>);
-
-/// What Node's program does too.
-const BOTH: &[Look] = &[
-    ("the_documents_program", the_documents_program),
-    ("every_method_and_path", every_method_and_path),
-    ("bad_requests", bad_requests),
-    ("kept_alive", kept_alive),
-    (
-        "workers_leave_a_killed_primary",
-        workers_leave_a_killed_primary,
-    ),
-];
-
-/// What it does not, or not as well.
-const PORT: &[Look] = &[
-    ("a_worker_for_each_cpu", a_worker_for_each_cpu),
-    ("every_address", every_address),
-    ("a_given_address_alone", a_given_address_alone),
-    ("a_host_name", a_host_name),
-    ("a_taken_port", a_taken_port),
-    ("a_port_taken_by_another_copy", a_port_taken_by_another_copy),
-    ("stdout_closed_early", stdout_closed_early),
-    (
-        "the_limit_of_descriptors_is_raised",
-        the_limit_of_descriptors_is_raised,
-    ),
-    ("spread_over_two", |command| spread(command, 2)),
-    ("spread_over_four", |command| spread(command, 4)),
-    ("killed_workers_under_load", killed_workers_under_load),
-    ("a_terminated_worker_drains", a_terminated_worker_drains),
-    (
-        "a_worker_that_dies_as_it_starts",
-        a_worker_that_dies_as_it_starts,
-    ),
-    ("no_worker_ever_comes_up", no_worker_ever_comes_up),
-    (
-        "no_program_to_start_workers_from",
-        no_program_to_start_workers_from,
-    ),
-    ("sigterm_drains", |command| drains(command, Signal::SIGTERM)),
-    ("sigint_drains", |command| drains(command, Signal::SIGINT)),
-    ("sigint_to_the_whole_group", |command| {
-        drains_as_a_group(command, Signal::SIGINT)
-    }),
-    ("sigterm_to_the_whole_group", |command| {
-        drains_as_a_group(command, Signal::SIGTERM)
-    }),
-    ("an_idle_connection_is_closed", an_idle_connection_is_closed),
-    (
-        "a_second_signal_ends_it_at_once",
-        a_second_signal_ends_it_at_once,
-    ),
-    ("a_long_request_is_answered", a_long_request_is_answered),
-    (
-        "the_port_is_free_again_at_once",
-        the_port_is_free_again_at_once,
-    ),
-    ("sighup_to_the_whole_group", sighup_to_the_whole_group),
-    ("a_roll_is_one_by_one", a_roll_is_one_by_one),
-    ("drain_of_a_killed_primary", drain_of_a_killed_primary),
-    ("rolls_under_load", rolls_under_load),
-    ("a_roll_to_a_new_binary", a_roll_to_a_new_binary),
-    ("a_roll_to_a_broken_binary", a_roll_to_a_broken_binary),
-    ("deaths_leave_nothing_behind", deaths_leave_nothing_behind),
-    ("half_requests", half_requests),
-    ("bodies_that_nobody_reads", bodies_that_nobody_reads),
-    (
-        "what_is_queued_for_a_killed_worker",
-        what_is_queued_for_a_killed_worker,
-    ),
-    (
-        "a_roll_to_one_that_never_serves",
-        a_roll_to_one_that_never_serves,
-    ),
-    ("a_worker_without_a_primary", a_worker_without_a_primary),
-    ("the_default_port", the_default_port),
-    ("out_of_descriptors", out_of_descriptors),
-];
-
-/// A cluster that serves.
-struct Server {
-    program: Running,
-    address: SocketAddr,
-}
-
-impl Server {
-    /// Starts the port on a free port of 127.0.0.1.
-    fn start(command: Command, workers: usize) -> Result<Self> {
-        Self::start_on(command, "127.0.0.1:0", workers)
-    }
-
-    fn start_on(mut command: Command, address: &str, workers: usize) -> Result<Self> {
-        command.args([address, &workers.to_string()]);
-        let program = start(command)?;
-        let url = wait_until("the program to listen", || {
-            let stderr = program.stderr();
-            let url = stderr.split_once("listening on http://");
-            let url = url.and_then(|(_, rest)| rest.split_once('/'));
-            if url.is_none() && !program.is_running()? {
-                bail!("it ended: {stderr}");
-            }
-            Ok(url.map(|(address, _)| address.to_owned()))
-        })?;
-        let address = url.replace("localhost", "127.0.0.1").parse()?;
-        let server = Self { program, address };
-        server.wait_for_workers(workers)?;
-        Ok(server)
-    }
-
-    /// Starts the port or Node's program, which does not tell its address.
-    fn start_either(mut command: Command, workers: usize) -> Result<Self> {
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
-        command.args([address.to_string(), workers.to_string()]);
-        let server = Self {
-            program: start(command)?,
-            address,
-        };
-        server.wait_for_workers(workers)?;
-        wait_until("the server to answer", || {
-            Ok(TcpStream::connect(address).ok())
-        })?;
-        Ok(server)
-    }
-
-    fn connect(&self) -> Result<Client> {
-        Client::connect(self.address).context("cannot connect")
-    }
-
-    /// The workers that have said that they started, and have not been said to have died.
-    fn workers(&self) -> Vec<u32> {
-        let stdout = self.program.stdout();
-        let number = |line: &str, before: &str, after: &str| {
-            line.strip_prefix(before)?.strip_suffix(after)?.parse().ok()
-        };
-        let mut workers = Vec::new();
-        for line in stdout.lines() {
-            workers.extend(number(line, "Worker ", " started"));
-            let died: Option<u32> = number(line, "worker ", " died");
-            workers.retain(|pid| Some(*pid) != died);
-        }
-        workers
-    }
-
-    /// Waits until so many workers are up, and returns them.
-    fn wait_for_workers(&self, count: usize) -> Result<Vec<u32>> {
-        wait_until(&format!("{count} workers to be up"), || {
-            let workers = self.workers();
-            Ok((workers.len() == count).then_some(workers))
-        })
-        .with_context(|| format!("{:?} {:?}", self.program.stdout(), self.program.stderr()))
-    }
-
-    /// Waits until none of these workers is among as many others.
-    fn wait_for_successors(&self, old: &[u32]) -> Result<Vec<u32>> {
-        wait_until("the workers to be replaced", || {
-            let workers = self.workers();
-            let all_new = !workers.iter().any(|pid| old.contains(pid));
-            Ok((all_new && workers.len() == old.len()).then_some(workers))
-        })
-        .with_context(|| format!("{:?} {:?}", self.program.stdout(), self.program.stderr()))
-    }
-
-    /// Waits until no connection is taken any more.
-    fn wait_for_refusal(&self) -> Result<()> {
-        wait_until("connections to be refused", || {
-            match TcpStream::connect(self.address) {
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Some(())),
-                _ => Ok(None),
-            }
-        })
-    }
-
-    /// Ends it, Node's too, which does not drain.
-    fn stop(self) -> Result<()> {
-        self.program.signal(Signal::SIGTERM)?;
-        self.program.finish()?;
-        Ok(())
-    }
-
-    /// Ends it as an operator would.
-    fn end(self) -> Result<()> {
-        self.program.signal(Signal::SIGTERM)?;
-        self.program.finish()?.ended_with_status(0)
-    }
-}
-
-fn hello() -> Answer {
-    Answer {
-        status: 200,
-        closes: false,
-        body: "hello world\n".into(),
-    }
-}
-
-fn last_hello() -> Answer {
-    Answer {
-        closes: true,
-        ..hello()
-    }
 }
 
 /// How long a storm lasts: two seconds, unless the environment says otherwise.
@@ -519,6 +355,14 @@ fn the_limit_of_descriptors_is_raised(command: Command) -> Result<()> {
     server.end()
 }
 
+fn spread_over_two(command: Command) -> Result<()> {
+    spread(command, 2)
+}
+
+fn spread_over_four(command: Command) -> Result<()> {
+    spread(command, 4)
+}
+
 fn spread(command: Command, workers: usize) -> Result<()> {
     const CONNECTIONS: usize = 400;
     let server = Server::start(command, workers)?;
@@ -636,54 +480,6 @@ fn a_terminated_worker_drains(command: Command) -> Result<()> {
     server.end()
 }
 
-/// Asks until an answer says that it is the last.
-fn get_until_last(client: &mut Client) -> Result<Answer> {
-    wait_until("the last answer", || {
-        let answer = client.get()?;
-        Ok(answer.closes.then_some(answer))
-    })
-}
-
-/// The program in a place of its own, where it can be replaced.
-struct Deployed {
-    folder: TempDir,
-}
-
-impl Deployed {
-    fn new() -> Result<Self> {
-        let example = programs::example("cluster-http");
-        let folder = TempDir::new_in(example.parent().context("its folder")?)?;
-        let deployed = Self { folder };
-        deployed.replace_by_itself()?;
-        Ok(deployed)
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("program")
-    }
-
-    fn replace_by_itself(&self) -> Result<()> {
-        let new = self.folder.path().join("new");
-        fs::hard_link(programs::example("cluster-http"), &new)?;
-        Ok(fs::rename(new, self.path())?)
-    }
-
-    /// By another process: what this one has open for writing cannot be started as long as
-    /// any program that is being started meanwhile has it open, too.
-    fn replace_by(&self, script: &str) -> Result<()> {
-        let mut shell = Command::new("sh");
-        shell.args([
-            "-c",
-            "echo \"$1\" > new; chmod +x new; mv new program",
-            "sh",
-        ]);
-        shell.arg(format!("#!/bin/sh\n{script}"));
-        let status = shell.current_dir(self.folder.path()).status()?;
-        ensure!(status.success(), "cannot write the script");
-        Ok(())
-    }
-}
-
 fn a_worker_that_dies_as_it_starts(_: Command) -> Result<()> {
     let deployed = Deployed::new()?;
     let server = Server::start(Command::new(deployed.path()), 2)?;
@@ -766,6 +562,14 @@ fn no_program_to_start_workers_from(_: Command) -> Result<()> {
     output.ended_with_status(1)
 }
 
+fn sigterm_drains(command: Command) -> Result<()> {
+    drains(command, Signal::SIGTERM)
+}
+
+fn sigint_drains(command: Command) -> Result<()> {
+    drains(command, Signal::SIGINT)
+}
+
 fn drains(command: Command, signal: Signal) -> Result<()> {
     let server = Server::start(command, 2)?;
     let mut kept_alive = server.connect()?;
@@ -797,7 +601,16 @@ fn drains(command: Command, signal: Signal) -> Result<()> {
     output.ended_with_status(0)
 }
 
-/// As ^C does, and as a service manager stops a unit.
+/// As ^C does.
+fn sigint_to_the_whole_group(command: Command) -> Result<()> {
+    drains_as_a_group(command, Signal::SIGINT)
+}
+
+/// As a service manager stops a unit.
+fn sigterm_to_the_whole_group(command: Command) -> Result<()> {
+    drains_as_a_group(command, Signal::SIGTERM)
+}
+
 fn drains_as_a_group(mut command: Command, signal: Signal) -> Result<()> {
     command.process_group(0);
     let server = Server::start(command, 2)?;
@@ -1128,16 +941,6 @@ fn out_of_descriptors(command: Command) -> Result<()> {
     same("answer", hello(), server.connect()?.get()?)?;
     same("workers", vec![worker], server.workers())?;
     server.end()
-}
-
-/// The time a process has run on a CPU.
-fn cpu_time(pid: u32) -> Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, fields) = stat.rsplit_once(") ").context("its fields")?;
-    let fields: Vec<&str> = fields.split(' ').collect();
-    // The times in the program and in the kernel, in hundredths of a second.
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(Duration::from_millis(ticks * 10))
 }
 
 /// An IPv6 address that this machine does not have stands for a machine without any.

@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use self::exec::{Cause, Error, Options, Output, exec};
-use super::case::{Example, Expected};
+use super::case::{Example, Expected, looks};
 use super::check;
 use super::run::{
     Go, LIMIT, close, run, same, start, start_unread, start_unread_non_blocking, wait_until_full,
@@ -86,20 +86,13 @@ pub fn checks() -> Vec<Trial> {
             .port_only(),
     ];
     let mut checks: Vec<Trial> = cases.into_iter().flat_map(|case| case.checks()).collect();
-    checks.extend(EXEC_COUNT.check_both("the_documents_program", the_documents_program));
-    checks.push(EXEC_COUNT.check("stdout_closed_early", stdout_closed_early));
-    checks.push(EXEC_COUNT.check(
-        "a_signal_ends_the_command_too",
+    checks.extend(EXEC_COUNT.checks_of_both(looks![the_documents_program]));
+    checks.extend(EXEC_COUNT.checks(looks![
+        stdout_closed_early,
         a_signal_ends_the_command_too,
-    ));
-    checks.push(EXEC_COUNT.check(
-        "a_signal_while_the_reader_sleeps",
         a_signal_while_the_reader_sleeps,
-    ));
-    checks.push(EXEC_COUNT.check(
-        "a_slow_reader_without_blocking",
         a_slow_reader_without_blocking,
-    ));
+    ]));
     checks.push(EXEC_COUNT.help("Usage: exec-count [COMMAND]", "find . -type f | wc -l"));
     checks.extend([
         check("exec-count::exec::output", output),

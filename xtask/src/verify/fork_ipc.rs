@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
-use super::case::{Example, Expected};
+use super::case::{Example, Expected, looks};
 use super::run::{Go, close, code, run, same, start, start_unread};
 use super::{check, check_with};
 use crate::programs::{self, Runtime};
@@ -139,16 +139,15 @@ pub fn checks() -> Vec<Trial> {
     for runtime in Runtime::ALL {
         checks.extend(with_runtime(runtime));
     }
+    checks.extend(FORK_IPC.checks(looks![
+        a_leaked_descriptor_number,
+        stdout_closed_early,
+        the_child_ends_when_the_parent_is_killed,
+    ]));
     checks.extend([
         FORK_IPC.help(
             "Usage: fork-ipc [COMMAND [ARG]...]",
             "this program, as `fork-ipc child`",
-        ),
-        FORK_IPC.check("a_leaked_descriptor_number", a_leaked_descriptor_number),
-        FORK_IPC.check("stdout_closed_early", stdout_closed_early),
-        FORK_IPC.check(
-            "the_child_ends_when_the_parent_is_killed",
-            the_child_ends_when_the_parent_is_killed,
         ),
         check("fork-ipc::inspect", inspect_prints_as_expected),
         check_with(

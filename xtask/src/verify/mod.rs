@@ -10,6 +10,7 @@ pub mod fork_ipc;
 mod generated;
 mod readmes;
 mod run;
+mod server;
 mod spawn_ls;
 mod worker_sum;
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 
-use super::case::{Example, Expected};
+use super::case::{Example, Expected, looks};
 use super::run::{
     Go, code, run, same, start, start_unread, start_unread_non_blocking, wait_until,
     wait_until_full, wait_until_gone,
@@ -66,23 +66,21 @@ pub fn checks() -> Vec<Trial> {
             ),
     ];
     let mut checks: Vec<Trial> = cases.into_iter().flat_map(|case| case.checks()).collect();
-    checks.extend(SPAWN_LS.check_both("the_documents_program", the_documents_program));
-    checks.extend(SPAWN_LS.check_both("a_line_in_pieces", a_line_in_pieces));
-    checks.extend(SPAWN_LS.check_both("streams_as_it_comes", streams_as_it_comes));
-    checks.extend(SPAWN_LS.check_both("close_waits_for_the_pipes", close_waits_for_the_pipes));
-    checks.push(SPAWN_LS.check("chunks_are_64_kib_at_most", chunks_are_64_kib_at_most));
-    checks.push(SPAWN_LS.check("a_gigabyte_in_little_memory", a_gigabyte_in_little_memory));
-    checks.push(SPAWN_LS.check("stdout_closed_early", stdout_closed_early));
-    checks.push(SPAWN_LS.check("stdout_full", stdout_full));
-    checks.push(SPAWN_LS.check("a_signal_ends_the_child_too", a_signal_ends_the_child_too));
-    checks.push(SPAWN_LS.check(
-        "a_signal_while_the_reader_sleeps",
+    checks.extend(SPAWN_LS.checks_of_both(looks![
+        the_documents_program,
+        a_line_in_pieces,
+        streams_as_it_comes,
+        close_waits_for_the_pipes,
+    ]));
+    checks.extend(SPAWN_LS.checks(looks![
+        chunks_are_64_kib_at_most,
+        a_gigabyte_in_little_memory,
+        stdout_closed_early,
+        stdout_full,
+        a_signal_ends_the_child_too,
         a_signal_while_the_reader_sleeps,
-    ));
-    checks.push(SPAWN_LS.check(
-        "a_slow_reader_without_blocking",
         a_slow_reader_without_blocking,
-    ));
+    ]));
     checks.push(SPAWN_LS.help("Usage: spawn-ls [COMMAND [ARG]...]", "ls -lh /usr"));
     checks
 }

@@ -14,7 +14,7 @@ use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 
-use super::case::{Example, Expected};
+use super::case::{Example, Expected, looks};
 use super::check;
 use super::run::{close, run, same, start, start_unread};
 
@@ -85,12 +85,14 @@ pub fn checks() -> Vec<Trial> {
             .port_only(),
     ];
     let mut checks: Vec<Trial> = cases.into_iter().flat_map(|case| case.checks()).collect();
-    checks.extend(WORKER_SUM.check_both("several_workers", several_workers));
-    checks.push(WORKER_SUM.check("a_sum_past_64_bits", a_sum_past_64_bits));
-    checks.push(WORKER_SUM.check("the_greatest_num_is_taken", the_greatest_num_is_taken));
-    checks.push(WORKER_SUM.check("many_workers", many_workers));
-    checks.push(WORKER_SUM.check("stdout_closed_early", stdout_closed_early));
-    checks.push(WORKER_SUM.check("no_total_of_failures", no_total_of_failures));
+    checks.extend(WORKER_SUM.checks_of_both(looks![several_workers]));
+    checks.extend(WORKER_SUM.checks(looks![
+        a_sum_past_64_bits,
+        the_greatest_num_is_taken,
+        many_workers,
+        stdout_closed_early,
+        no_total_of_failures,
+    ]));
     checks.push(check(
         "worker-sum::share::the_greatest_num",
         the_greatest_num,
