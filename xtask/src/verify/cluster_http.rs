@@ -3,7 +3,6 @@
 #[path = "../../../cluster-http/src/cluster.rs"]
 mod cluster;
 
-use std::env;
 use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -22,6 +21,7 @@ use super::check;
 use super::client::{Answer, Client, GET, Load, Tally};
 use super::run::{close, run, same, signal_to, start, start_unread, wait_until, wait_until_gone};
 use super::server::{Deployed, Server, get_until_last, hello, last_hello};
+use super::settings::settings;
 use crate::procfs::{children, cpu_time, memory};
 use crate::programs;
 
@@ -29,9 +29,6 @@ const CLUSTER_HTTP: Example = Example {
     name: "cluster-http",
     script: "node/cluster-http.mjs",
 };
-
-/// The variable that sets how long each storm lasts, in seconds.
-const STORM: &str = "VERIFY_STORM_SECONDS";
 
 pub fn checks() -> Vec<Trial> {
     let refused = |name: &str, args: &[&str], says: &str| {
@@ -125,14 +122,6 @@ pub fn checks() -> Vec<Trial> {
         an_address_that_is_not_here,
     ));
     checks
-}
-
-/// How long a storm lasts: two seconds, unless the environment says otherwise.
-fn storm() -> Duration {
-    let seconds = env::var(STORM)
-        .ok()
-        .and_then(|seconds| seconds.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(2))
 }
 
 fn the_documents_program(command: Command) -> Result<()> {
@@ -422,7 +411,7 @@ fn killed_workers_under_load(command: Command) -> Result<()> {
     let load = Load::start(server.address, CLIENTS);
     let start = Instant::now();
     let mut kills = 0;
-    while start.elapsed() < storm() {
+    while start.elapsed() < settings().storm {
         // It has lived by then.
         thread::sleep(2 * cluster::LIVED);
         let workers = server.workers();
@@ -730,7 +719,7 @@ fn rolls_under_load(command: Command) -> Result<()> {
     let load = Load::start(server.address, 8);
     let start = Instant::now();
     let mut rolls = 0;
-    while start.elapsed() < storm() {
+    while start.elapsed() < settings().storm {
         let old = server.workers();
         server.program.signal(Signal::SIGHUP)?;
         server.wait_for_successors(&old)?;
@@ -803,7 +792,7 @@ fn deaths_leave_nothing_behind(command: Command) -> Result<()> {
     let (before, resident) = (descriptors()?, memory(primary, "VmRSS")?);
     let start = Instant::now();
     let mut deaths = 0;
-    while start.elapsed() < storm() {
+    while start.elapsed() < settings().storm {
         kill_all()?;
         deaths += WORKERS;
     }

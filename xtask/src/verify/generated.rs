@@ -1,9 +1,7 @@
 //! Cases made up from a seed, which run under the port and under Node and must come to the same.
 
-use std::env;
 use std::fmt::Write;
 use std::iter::repeat_with;
-use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 use fastrand::Rng;
@@ -15,17 +13,15 @@ use super::check_with;
 use super::exec_count::EXEC_COUNT;
 use super::fork_ipc::{inspect::inspect, node_prints};
 use super::run::{run, same};
+use super::settings::{SEED, settings};
 use super::spawn_ls::SPAWN_LS;
 use crate::programs::Runtime;
-
-/// The variable that sets the seed.
-const SEED: &str = "VERIFY_SEED";
 
 /// How many commands each check runs.
 const COMMANDS: usize = 20;
 
 pub fn checks() -> Vec<Trial> {
-    let seed = seed();
+    let seed = settings().seed;
     eprintln!("{SEED}={seed} repeats the generated cases of this run");
     vec![
         check_with(Runtime::Node, "spawn-ls::generated::node", || {
@@ -54,16 +50,8 @@ pub fn checks() -> Vec<Trial> {
     ]
 }
 
-fn seed() -> u64 {
-    static CHOSEN: OnceLock<u64> = OnceLock::new();
-    *CHOSEN.get_or_init(|| {
-        let given = env::var(SEED).ok().and_then(|seed| seed.parse().ok());
-        given.unwrap_or_else(|| fastrand::u64(0..1_000_000))
-    })
-}
-
 fn commands_agree(example: Example, script: fn(&mut Rng) -> String) -> Result<()> {
-    let mut rng = Rng::with_seed(seed());
+    let mut rng = Rng::with_seed(settings().seed);
     for script in repeat_with(|| script(&mut rng)).take(COMMANDS) {
         let [port, node] = [example.port(), example.node()].map(|mut command| {
             match example.name {
@@ -75,7 +63,7 @@ fn commands_agree(example: Example, script: fn(&mut Rng) -> String) -> Result<()
         let (port, node) = (port?, node?);
         same("stdout", node.stdout(), port.stdout())
             .and_then(|()| port.ended_with(&node.stderr(), 0))
-            .with_context(|| format!("with {SEED}={}, after {script}", seed()))?;
+            .with_context(|| format!("with {SEED}={}, after {script}", settings().seed))?;
     }
     Ok(())
 }
@@ -112,14 +100,14 @@ fn text(rng: &mut Rng) -> String {
 }
 
 fn messages_agree() -> Result<()> {
-    let mut rng = Rng::with_seed(seed());
+    let mut rng = Rng::with_seed(settings().seed);
     let messages: Vec<Value> = repeat_with(|| message(&mut rng, 0)).take(300).collect();
     let mut expected = String::new();
     for message in &messages {
         writeln!(expected, "{}", inspect(message))?;
     }
     same("messages as printed", node_prints(&messages)?, expected)
-        .with_context(|| format!("with {SEED}={}", seed()))
+        .with_context(|| format!("with {SEED}={}", settings().seed))
 }
 
 fn message(rng: &mut Rng, depth: u32) -> Value {

@@ -11,6 +11,7 @@ mod generated;
 mod readmes;
 mod run;
 mod server;
+mod settings;
 mod spawn_ls;
 mod worker_sum;
 
@@ -26,22 +27,25 @@ use crate::programs::{self, Runtime};
 const THREADS: usize = 8;
 
 /// Builds the programs and runs the checks that `args`, which are libtest's, select.
-///
-/// What `nohup`, or a shell's `&`, has had ignored is not: programs inherit that, but for
-/// those of Node, which undoes it.
 pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
-    for ignored in [Signal::SIGHUP, Signal::SIGINT] {
-        // SAFETY: the default has no code of ours to run.
-        let reset = unsafe { signal(ignored, SigHandler::SigDfl) };
-        reset.expect("every process may set it");
-    }
     let mut arguments = Arguments::from_iter(std::iter::once("verify".into()).chain(args));
     arguments.test_threads.get_or_insert(THREADS);
-    if !arguments.list
-        && let Err(error) = programs::build(&[])
-    {
+    run_checks(&arguments).unwrap_or_else(|error| {
         eprintln!("verify: {error:#}");
-        return ExitCode::FAILURE;
+        ExitCode::FAILURE
+    })
+}
+
+fn run_checks(arguments: &Arguments) -> Result<ExitCode> {
+    // SAFETY: no thread has been started.
+    let _sweep = unsafe { run::Sweep::new()? };
+    settings::read()?;
+    if arguments.list {
+        // `| head` ends a list quietly.
+        // SAFETY: the default has no code of ours to run.
+        unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl)? };
+    } else {
+        programs::build(&[])?;
     }
     let checks = [
         spawn_ls::checks(),
@@ -54,7 +58,7 @@ pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
         readmes::checks(),
     ];
     let checks = checks.into_iter().flatten().collect();
-    libtest_mimic::run(&arguments, checks).exit_code()
+    Ok(libtest_mimic::run(arguments, checks).exit_code())
 }
 
 /// A check that needs nothing but the programs.

@@ -1,11 +1,12 @@
 //! Runs a program, keeps what it writes, and sees that it ends and leaves nothing running.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::{PipeReader, PipeWriter, Read, pipe};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{self, Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -17,11 +18,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Nothing here takes that long, on the slowest machine: what does has hung.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// The variable that marks all that a run starts, wherever it goes.
+/// The variable that marks all that a run starts, wherever it goes: with this process's
+/// number, and for what a check starts, with the run's.
 const MARK: &str = "XTASK_RUN";
 
 /// What a program has written, and how it ended.
@@ -67,6 +71,46 @@ struct Captured {
     reader: Option<JoinHandle<()>>,
 }
 
+/// Kills what the checks have started and not yet ended, when it is dropped, or when this
+/// process is told to end: ^C does not reach what is in a group of its own.
+pub struct Sweep(());
+
+impl Sweep {
+    /// # Safety
+    ///
+    /// No other thread may be reading the environment.
+    pub unsafe fn new() -> Result<Self> {
+        // SAFETY: the caller says so.
+        unsafe { env::set_var(MARK, format!("{}-", process::id())) };
+        let runtime = Builder::new_current_thread().enable_io().build()?;
+        let inside = runtime.enter();
+        // Where `nohup`, or a shell's `&`, has had one of them ignored, it no longer is:
+        // programs would inherit that, but for those of Node, which undoes it.
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        drop(inside);
+        thread::spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = hangup.recv() => {}
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+            });
+            drop(Self(()));
+            process::exit(1);
+        });
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Sweep {
+    fn drop(&mut self) {
+        kill_marked(&format!("{}-", process::id()));
+    }
+}
+
 /// Runs a program to its end.
 ///
 /// # Errors
@@ -100,9 +144,9 @@ pub fn start_unread_non_blocking(command: Command) -> Result<(Running, PipeReade
 fn start_on(mut command: Command, stdout: PipeWriter) -> Result<Running> {
     static RUNS: AtomicU32 = AtomicU32::new(0);
     let run = RUNS.fetch_add(1, Ordering::Relaxed);
-    let mark = format!("{MARK}={}-{run}", std::process::id());
+    let mark = format!("{}-{run}.", process::id());
     let mut child = command
-        .env(MARK, &mark[MARK.len() + 1..])
+        .env(MARK, &mark)
         // The words of the system's messages, and the worst that a user may have set.
         .env("LC_ALL", "C")
         .env("RUST_BACKTRACE", "1")
@@ -163,7 +207,7 @@ impl Running {
         let status = status
             .with_context(|| format!("stdout: {:?}, stderr: {:?}", self.stdout(), self.stderr()))?;
         wait_until("all that the program started to end", || {
-            Ok(self.left().is_empty().then_some(()))
+            Ok(marked(&self.mark).is_empty().then_some(()))
         })?;
         Ok(Output {
             stdout: self.stdout.all(),
@@ -171,24 +215,33 @@ impl Running {
             status,
         })
     }
+}
 
-    /// The processes of this run that still run. A zombie has no environment any more.
-    fn left(&self) -> Vec<u32> {
-        let is_marked = |pid: &u32| {
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment
-                .split(|byte| *byte == 0)
-                .any(|variable| variable == self.mark.as_bytes())
-        };
-        processes().filter(is_marked).collect()
-    }
+/// The processes whose mark starts so, and which still run. A zombie has no environment.
+fn marked(mark: &str) -> Vec<u32> {
+    let mark = format!("{MARK}={mark}");
+    let is_marked = |pid: &u32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment
+            .split(|byte| *byte == 0)
+            .any(|variable| variable.starts_with(mark.as_bytes()))
+    };
+    processes().filter(is_marked).collect()
+}
+
+fn kill_marked(mark: &str) {
+    let _ = wait_until("what is left to end", || {
+        let left = marked(mark);
+        for pid in &left {
+            let _ = signal_to(*pid, Signal::SIGKILL);
+        }
+        Ok(left.is_empty().then_some(()))
+    });
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        for pid in self.left() {
-            let _ = signal_to(pid, Signal::SIGKILL);
-        }
+        kill_marked(&self.mark);
         let _ = self.child.wait();
     }
 }

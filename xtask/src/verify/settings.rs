@@ -1,0 +1,46 @@
+//! What the environment sets.
+
+use std::env;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// The variable that repeats the generated cases of another run.
+pub const SEED: &str = "VERIFY_SEED";
+
+/// The variable that sets how long each storm over the cluster lasts, in seconds.
+const STORM: &str = "VERIFY_STORM_SECONDS";
+
+pub struct Settings {
+    pub seed: u64,
+    pub storm: Duration,
+}
+
+static SETTINGS: OnceLock<Settings> = OnceLock::new();
+
+/// Reads the settings, once.
+///
+/// # Errors
+///
+/// When one of them is no whole number.
+pub fn read() -> Result<()> {
+    let seed = number(SEED)?.unwrap_or_else(|| fastrand::u64(0..1_000_000));
+    let storm = Duration::from_secs(number(STORM)?.unwrap_or(2));
+    SETTINGS.get_or_init(|| Settings { seed, storm });
+    Ok(())
+}
+
+pub fn settings() -> &'static Settings {
+    SETTINGS.get().expect("`read` comes first")
+}
+
+fn number(name: &str) -> Result<Option<u64>> {
+    let Some(value) = env::var_os(name) else {
+        return Ok(None);
+    };
+    let value = value.to_string_lossy();
+    let number = value.parse();
+    let number = number.with_context(|| format!("{name} is '{value}', which is no whole number"));
+    Ok(Some(number?))
+}
