@@ -25,7 +25,7 @@ pub const GROUPS: &[Group] = &[
             unit: "ms",
             better: Better::Less,
         }],
-        rounds: 9,
+        rounds: 21,
         sample: |who| Ok(vec![Server::start(who)?.first_answer]),
     },
     Group {
@@ -55,7 +55,7 @@ pub const GROUPS: &[Group] = &[
             unit: "ms",
             better: Better::Less,
         }],
-        rounds: 9,
+        rounds: 15,
         sample: |who| Ok(vec![death_to_answer(who)?]),
     },
     Group {
@@ -83,7 +83,7 @@ const LOAD: Duration = Duration::from_millis(1500);
 
 const IDLE: usize = 10_000;
 
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// A server of one worker process.
 struct Server {

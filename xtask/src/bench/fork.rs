@@ -8,12 +8,11 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use super::{Better, Group, Row, Started, Who, bare, milliseconds, program, start};
+use super::{Better, Group, Row, Started, Who, bare, milliseconds, on_one_cpu, program, start};
 use crate::procfs::{children, memory};
 use crate::programs;
 use crate::verify::fork_ipc::ipc;
@@ -110,19 +109,6 @@ fn first_reply(who: Who) -> Result<f64> {
     let elapsed = began.elapsed();
     parent.finish()?;
     Ok(milliseconds(elapsed))
-}
-
-/// Keeps `work`, and what it starts, on one CPU. On two, most of a round trip goes to waking
-/// the other one, or not, as the scheduler deals the processes out.
-fn on_one_cpu<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let this_thread = Pid::from_raw(0);
-    let all = sched_getaffinity(this_thread)?;
-    let mut one = CpuSet::new();
-    one.set(sched_getcpu()?)?;
-    sched_setaffinity(this_thread, &one)?;
-    let done = work();
-    sched_setaffinity(this_thread, &all)?;
-    done
 }
 
 /// Messages a second between two processes of a kind.

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
 
 use crate::programs::{self, Runtime};
 
@@ -217,6 +219,19 @@ fn mean_run(command: &mut Command, times: u32) -> Result<f64> {
         ensure!(output.status.success(), "{command:?}: {}", output.status);
     }
     Ok(milliseconds(start.elapsed() / times))
+}
+
+/// Keeps `work`, and what it starts, on one CPU. Where processes take turns, most of the time
+/// on two goes to waking the other one, or not, as the scheduler deals them out.
+fn on_one_cpu<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let this_thread = Pid::from_raw(0);
+    let all = sched_getaffinity(this_thread)?;
+    let mut one = CpuSet::new();
+    one.set(sched_getcpu()?)?;
+    sched_setaffinity(this_thread, &one)?;
+    let done = work();
+    sched_setaffinity(this_thread, &all)?;
+    done
 }
 
 fn milliseconds(duration: Duration) -> f64 {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::{Better, Group, Row, Who, mean_run, program};
+use super::{Better, Group, Row, Who, mean_run, on_one_cpu, program};
 use crate::procfs::memory;
 
 pub const GROUPS: &[Group] = &[
@@ -74,7 +74,7 @@ pub const GROUPS: &[Group] = &[
     Group {
         rows: &[
             Row {
-                name: "spawn-ls: streaming",
+                name: "spawn-ls: streaming on one CPU",
                 unit: "GB/s",
                 better: Better::More,
             },
@@ -85,7 +85,7 @@ pub const GROUPS: &[Group] = &[
             },
         ],
         rounds: 7,
-        sample: streaming,
+        sample: |who| on_one_cpu(|| streaming(who)),
     },
 ];
 

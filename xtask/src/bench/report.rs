@@ -77,7 +77,9 @@ pub fn table(measured: &[Measured]) -> Result<String> {
                 .map_or("—".into(), |median| rounded(median.value))
         };
         let ratio = |to| match row.ratio(Who::Port, to) {
-            Some(ratio) => format!("{} ± {}", rounded(ratio.value), rounded(ratio.spread)),
+            Some(Median { value, spread }) => {
+                format!("{} ± {spread:.*}", rounded(value), decimals(value))
+            }
             None => "—".into(),
         };
         let better = match row.row.better {
@@ -103,14 +105,18 @@ pub fn table(measured: &[Measured]) -> Result<String> {
     Ok(lines.join("\n"))
 }
 
-/// Three digits, without those after the point that they do not reach.
+/// How many digits after the point make three in all, or five after it.
+fn decimals(value: f64) -> usize {
+    let magnitude = value.abs().max(1e-3).log10().floor();
+    (2.0 - magnitude).max(0.0) as usize
+}
+
 fn rounded(value: f64) -> String {
-    let magnitude = value.abs().max(f64::MIN_POSITIVE).log10().floor();
-    let decimals = (2.0 - magnitude).clamp(0.0, 3.0) as usize;
+    let decimals = decimals(value);
     if decimals > 0 {
         return format!("{value:.decimals$}");
     }
-    let unit = 10_f64.powf((magnitude - 2.0).max(0.0));
+    let unit = 10_f64.powf(value.log10().floor() - 2.0);
     format!("{:.0}", (value / unit).round() * unit)
 }
 

@@ -1,10 +1,11 @@
-//! Checks that the transcripts in the READMEs are what their commands print.
+//! Checks that the transcripts in the READMEs are what their commands print, and that the
+//! guide's figures are those of the table.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 
 use super::check;
@@ -14,7 +15,59 @@ use crate::programs::{self, EXAMPLES};
 pub fn checks() -> Vec<Trial> {
     let of_example =
         |name: &'static str| check(format!("readmes::{name}"), move || transcripts(name));
-    EXAMPLES.map(of_example).into()
+    let mut checks: Vec<Trial> = EXAMPLES.map(of_example).into();
+    checks.push(check("readmes::figures", figures));
+    checks
+}
+
+/// What the guide names in italics is a row of the table below it, and its figure is that
+/// row's, to two digits.
+fn figures() -> Result<()> {
+    let readme = fs::read_to_string(programs::root().join("README.md"))?;
+    let (_, guide) = readme.split_once("\n## Which one").context("the guide")?;
+    let (guide, table) = guide
+        .split_once("\n## What it costs")
+        .context("the table")?;
+    let rows: Vec<(&str, f64)> = table
+        .lines()
+        .filter_map(|line| {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            Some((*cells.get(1)?, cells.get(3)?.parse().ok()?))
+        })
+        .collect();
+    let mut claims = 0;
+    // A line of the guide's own table is about one example, and names only the rest.
+    let paragraphs = guide.replace("|\n|", "|\n\n|");
+    for paragraph in paragraphs.split("\n\n") {
+        let text = paragraph.replace("**", "").replace('\n', " ");
+        for name in text.split('*').skip(1).step_by(2) {
+            let mut named = rows.iter().filter(|(row, _)| row.ends_with(name));
+            let (Some((_, value)), None) = (named.next(), named.next()) else {
+                bail!("'{name}' is not one row of the table");
+            };
+            let figure = two_digits(*value);
+            ensure!(
+                text.contains(&figure),
+                "{name} is {figure}, not so in {text}"
+            );
+            claims += 1;
+        }
+    }
+    ensure!(claims > 0, "it makes no claim");
+    Ok(())
+}
+
+/// As in prose: 0.25, 2.5 or 25,000.
+fn two_digits(value: f64) -> String {
+    let magnitude = value.log10().floor();
+    if magnitude < 1.0 {
+        return format!("{value:.*}", (1.0 - magnitude) as usize);
+    }
+    let unit = 10_f64.powf(magnitude - 1.0);
+    let whole = ((value / unit).round() * unit).to_string();
+    let thousands = whole.as_bytes().rchunks(3).rev();
+    let thousands: Vec<_> = thousands.map(String::from_utf8_lossy).collect();
+    thousands.join(",")
 }
 
 /// Runs the commands of a README's `console` blocks, in the folder of the workspace.
