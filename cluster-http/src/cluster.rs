@@ -99,14 +99,18 @@ const WORKER: &str = "cluster-worker";
 pub enum Event {
     /// The first worker serves: Node's 'listening'.
     Listening(SocketAddr),
-    /// The worker with this process id has ended: Node's 'exit'.
-    Exit(u32),
+    /// A worker has ended: Node's 'exit'.
+    Exit {
+        /// Its process id.
+        pid: u32,
+        /// Its code, or the signal that ended it.
+        status: ExitStatus,
+    },
     /// Something an operator should know, in one line.
     Trouble(String),
 }
 
-/// What to do when something happens. An error ends the cluster, as a signal would.
-pub type OnEvent = fn(Event) -> io::Result<()>;
+type OnEvent = Arc<dyn Fn(Event) -> io::Result<()> + Send + Sync>;
 
 /// A primary's side: the listeners, and what to start the workers from.
 pub struct Cluster {
@@ -164,13 +168,19 @@ impl Cluster {
     }
 
     /// Starts the workers and replaces those that die, until SIGTERM or SIGINT; then they
-    /// drain and this returns. On SIGHUP it replaces them one by one.
+    /// drain and this returns. On SIGHUP it replaces them one by one. Calls `on_event`, Node's
+    /// `cluster.on()`, when something happens; an error of it ends the cluster, as a signal
+    /// would.
     ///
     /// # Errors
     ///
     /// When the first worker does not come up, `on_event` fails, or a second signal asks to
     /// end at once. When the runtime is dropped, what is left of the workers is killed.
-    pub async fn run(self, on_event: OnEvent) -> io::Result<()> {
+    pub async fn run(
+        self,
+        on_event: impl Fn(Event) -> io::Result<()> + Send + Sync + 'static,
+    ) -> io::Result<()> {
+        let on_event: OnEvent = Arc::new(on_event);
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
@@ -181,7 +191,7 @@ impl Cluster {
         let mut slots = self.listeners.into_iter().map(|listener| Slot {
             program: self.program.clone(),
             listener,
-            on_event,
+            on_event: on_event.clone(),
             roll: roll.subscribe(),
             turn: turn.clone(),
             alive: alive.clone(),
@@ -301,15 +311,15 @@ impl Slot {
             };
 
             tokio::select! {
-                _ = &mut current.ended => {
+                ended = &mut current.ended => {
+                    let (pid, status) = (current.pid, ended??);
                     // A signal to the whole group may be why, and then the primary has it too.
                     yield_now().await;
-                    (self.on_event)(Event::Exit(current.pid))?;
+                    (self.on_event)(Event::Exit { pid, status })?;
                     if current.serves_since.elapsed() >= LIVED {
                         pause = Duration::ZERO;
                     } else {
                         pause = longer(pause);
-                        let pid = current.pid;
                         self.trouble(format!("worker {pid} died as it started; trying again in {pause:?}"))?;
                     }
                     worker = None;
@@ -317,7 +327,7 @@ impl Slot {
                 turn = next_turn(&mut self.roll, &self.turn) => match self.start().await {
                     Ok(started) => {
                         let old = mem::replace(current, started);
-                        tokio::spawn(see_off(old, turn, self.on_event));
+                        tokio::spawn(see_off(old, turn, self.on_event.clone()));
                     }
                     Err(error) => {
                         self.trouble(format!("{error}; worker {} stays", current.pid))?;
@@ -410,8 +420,12 @@ async fn reap(
 /// Lets a worker go that has a successor. It is the next slot's turn when it has left.
 async fn see_off(old: Worker, turn: OwnedMutexGuard<()>, on_event: OnEvent) {
     drop(old.hold);
-    let _ = old.ended.await;
-    let _ = on_event(Event::Exit(old.pid));
+    if let Ok(Ok(status)) = old.ended.await {
+        let _ = on_event(Event::Exit {
+            pid: old.pid,
+            status,
+        });
+    }
     drop(turn);
 }
 

@@ -72,9 +72,9 @@ enum Phase {
 }
 
 /// Answers requests on `listener` by `handler`, Node's `requestListener`, until `stop` is
-/// ready, then drains: no new connection is taken but
-/// those already queued, each is told `Connection: close` with its next answer, those idle
-/// are closed after [`IDLE_GRACE`], and all of them after [`REQUEST_GRACE`] more.
+/// ready, then drains: no new connection is taken but those already queued, each is told
+/// `Connection: close` with its next answer, those idle are closed after [`IDLE_GRACE`], and
+/// all of them after [`REQUEST_GRACE`] more.
 ///
 /// What happens to a single connection never ends it: a handler that panics ends its own.
 pub async fn serve<H, A>(listener: TcpListener, handler: H, stop: impl Future<Output = ()>)

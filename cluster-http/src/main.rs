@@ -38,7 +38,7 @@ async fn primary(addresses: &[SocketAddr], workers: usize) -> Result<()> {
 
     // Forks the workers, and another one for each that dies.
     let ended = cluster.run(|event| match event {
-        Event::Exit(pid) => say(&format!("worker {pid} died")),
+        Event::Exit { pid, .. } => say(&format!("worker {pid} died")),
         Event::Listening(address) => warn(&format!("listening on {}", url(address))),
         Event::Trouble(what) => warn(&what),
     });
