@@ -10,7 +10,7 @@
 //! The program is started once, as the primary, and starts itself again for each worker.
 //! [`worker()`] tells which of the two it is:
 //!
-//! ```rust
+//! ```rust,ignore
 //! mod cluster;
 //!
 //! #[tokio::main(flavor = "current_thread")]
@@ -19,7 +19,11 @@
 //!     let Some((listener, mut primary)) = (unsafe { cluster::worker()? }) else {
 //!         let address = ([127, 0, 0, 1], 0).into();
 //!         let cluster = cluster::Cluster::listen(&[address], 2)?;
-//!         return cluster.run(|event| Ok(println!("{event:?}"))).await;
+//!         let print = |event| {
+//!             println!("{event:?}");
+//!             Ok(())
+//!         };
+//!         return cluster.run(print).await;
 //!     };
 //!     primary.ready().await;
 //!     let serve = async {
@@ -281,7 +285,8 @@ struct Slot {
     roll: watch::Receiver<()>,
     /// Whoever rolls holds this, so that it is one slot at a time.
     turn: Arc<Mutex<()>>,
-    /// Closed when all workers have ended.
+    /// Nothing is sent here: whoever waits for a worker holds it, and so it closes when all
+    /// workers have ended.
     alive: mpsc::Sender<()>,
 }
 

@@ -9,7 +9,10 @@
 //! tokio = { version = "1", features = ["macros", "net", "rt", "sync", "time"] }
 //! ```
 //!
-//! ```rust
+//! (In a worker of `cluster.rs` its line for tokio serves both, and the body is
+//! `primary.ready().await; http::serve(listener, handler, primary.stop()).await`.)
+//!
+//! ```rust,ignore
 //! mod http;
 //!
 //! #[tokio::main(flavor = "current_thread")]
@@ -27,6 +30,7 @@
 #![allow(dead_code)]
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -43,7 +47,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 /// How long a client may take from one request's end to the end of the next one's headers;
-/// then its connection is closed. Node's `keepAliveTimeout`.
+/// then its connection is closed. Node's `keepAliveTimeout` and `headersTimeout` in one.
 pub const HEADERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// The most bytes that a request's headers may have; with more it gets 431. Node's

@@ -31,12 +31,13 @@ Default: every address, port 8000; one worker for each CPU
 /// More than any machine has CPUs, and less than any has descriptors.
 const MOST_WORKERS: usize = 1024;
 
+/// `if (cluster.isPrimary)`, of which [`worker`] is the `else`.
 async fn primary(addresses: &[SocketAddr], workers: usize) -> Result<()> {
     let cluster = Cluster::listen(addresses, workers)
         .with_context(|| format!("cannot listen on {}", addresses[0]))?;
     say(&format!("Master {} is running", process::id()))?;
 
-    // Forks the workers, and another one for each that dies.
+    // cluster.fork() for each worker, and again for each that dies.
     let ended = cluster.run(|event| match event {
         Event::Exit { pid, .. } => say(&format!("worker {pid} died")),
         Event::Listening(address) => warn(&format!("listening on {}", url(address))),
@@ -81,14 +82,13 @@ async fn run() -> Result<()> {
         return worker(listener, primary).await;
     }
 
-    let mut args = std::env::args_os()
-        .skip(1)
-        .map(|arg| arg.to_string_lossy().into_owned());
+    let args = std::env::args_os().skip(1);
+    let mut args = args.map(|arg| arg.to_string_lossy().into_owned());
     let addresses = match args.next().as_deref() {
         Some("--help") => return Ok(write!(io::stdout(), "{USAGE}")?),
         Some(address) => address
             .to_socket_addrs()
-            .with_context(|| format!("ADDR is '{address}', which is no host:port to listen on"))?
+            .with_context(|| format!("ADDR is '{address}', which is not a host:port to listen on, such as 127.0.0.1:3000"))?
             .collect(),
         // Every IPv6 address and every IPv4 one; only the latter where there is no IPv6.
         None => vec![

@@ -7,7 +7,7 @@
 //! tokio = { version = "1", features = ["io-util", "macros", "process", "rt", "time"] }
 //! ```
 //!
-//! ```rust
+//! ```rust,ignore
 //! mod exec;
 //!
 //! #[tokio::main(flavor = "current_thread")]
@@ -67,7 +67,7 @@ impl Default for Options {
     }
 }
 
-/// What a command that succeeded wrote. Bytes that are no UTF-8 have become U+FFFD.
+/// What a command that succeeded wrote. Bytes that are not UTF-8 have become U+FFFD.
 #[derive(Clone, Debug)]
 pub struct Output {
     /// At most `max_buffer` bytes came.

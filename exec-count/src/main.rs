@@ -13,6 +13,7 @@ use std::os::fd::AsFd;
 use std::process;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{SigHandler, Signal, raise, signal as set_handler};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 
@@ -63,8 +64,8 @@ async fn print(out: impl AsFd + Send + 'static, text: String) -> Result<()> {
 async fn main() {
     let result = tokio::select! {
         biased;
-        ended = asked_to_end() => ended,
-        // If the other comes first, `run` is dropped, and kills the command as it goes.
+        // `run` is dropped then, and kills the command as it goes.
+        asked = asked_to_end() => asked.and_then(end_by),
         result = run() => result,
     };
     // `exit`, because a return from `main` would wait for a write that nobody reads.
@@ -79,17 +80,25 @@ async fn main() {
     })
 }
 
-/// Waits for a signal to end, and returns it as an error. The command does not hear the
-/// terminal's.
-async fn asked_to_end() -> Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+/// Waits for a signal that ends a program. The command does not hear those of the terminal.
+async fn asked_to_end() -> Result<Signal> {
     let mut hangup = signal(SignalKind::hangup())?;
-    tokio::select! {
-        _ = interrupt.recv() => bail!("ended by SIGINT"),
-        _ = terminate.recv() => bail!("ended by SIGTERM"),
-        _ = hangup.recv() => bail!("ended by SIGHUP"),
-    }
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut quit = signal(SignalKind::quit())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(tokio::select! {
+        _ = hangup.recv() => Signal::SIGHUP,
+        _ = interrupt.recv() => Signal::SIGINT,
+        _ = quit.recv() => Signal::SIGQUIT,
+        _ = terminate.recv() => Signal::SIGTERM,
+    })
+}
+
+/// Ends this program by the signal that it was sent, so that whoever waits for it sees that.
+fn end_by(signal: Signal) -> Result<()> {
+    // SAFETY: the default has no code of ours to run.
+    unsafe { set_handler(signal, SigHandler::SigDfl)? };
+    Ok(raise(signal)?)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -10,7 +10,7 @@
 //! serde_json = { version = "1", features = ["arbitrary_precision", "preserve_order"] }
 //! ```
 //!
-//! ```rust
+//! ```rust,ignore
 //! mod inspect;
 //!
 //! fn main() {

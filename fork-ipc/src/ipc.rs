@@ -10,7 +10,7 @@
 //!
 //! A Rust program that forks Node:
 //!
-//! ```rust
+//! ```rust,ignore
 //! mod ipc;
 //!
 //! fn main() -> std::io::Result<()> {
@@ -23,7 +23,7 @@
 //!         println!("the child answers {}", answer?);
 //!     }
 //!     sender.disconnect()?;
-//!     child.wait()?;
+//!     println!("the child ended: {}", child.wait()?);
 //!     Ok(())
 //! }
 //! ```
@@ -31,7 +31,7 @@
 //! A Rust program that Node forks, by
 //! `fork('argument', { execPath: 'target/release/program', execArgv: [] })`:
 //!
-//! ```rust
+//! ```rust,ignore
 //! mod ipc;
 //!
 //! fn main() -> std::io::Result<()> {

@@ -6,7 +6,7 @@
 //! nix = { version = "0.31", features = ["poll"] }
 //! ```
 //!
-//! ```rust
+//! ```rust,ignore
 //! mod stdio;
 //!
 //! fn main() -> std::io::Result<()> {

@@ -6,14 +6,21 @@
 //! nix = { version = "0.31", features = ["poll"] }
 //! ```
 //!
-//! ```rust
+//! ```rust,ignore
 //! mod chunk;
 //!
 //! fn main() -> std::io::Result<()> {
-//!     let (mut pipe, writer) = std::io::pipe()?;
-//!     drop(writer);
+//!     let mut echo = std::process::Command::new("echo");
+//!     let mut echo = echo.arg("a chunk").stdout(std::process::Stdio::piped()).spawn()?;
+//!     let mut pipe = echo.stdout.take().unwrap();
 //!     let mut buffer = [0; chunk::MAX];
-//!     println!("{} bytes", chunk::read(&mut pipe, &mut buffer)?);
+//!     loop {
+//!         match chunk::read(&mut pipe, &mut buffer)? {
+//!             0 => break,
+//!             bytes => println!("a chunk of {bytes} bytes"),
+//!         }
+//!     }
+//!     echo.wait()?;
 //!     Ok(())
 //! }
 //! ```

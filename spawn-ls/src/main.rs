@@ -15,7 +15,8 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::process::{self, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use nix::sys::signal::{SigHandler, Signal, raise, signal as set_handler};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -87,8 +88,8 @@ fn on_data(mut pipe: File, name: &str, out: impl AsFd) -> Result<()> {
 async fn main() {
     let result = tokio::select! {
         biased;
-        ended = asked_to_end() => ended,
-        // If the other comes first, `run` is dropped, and kills the child as it goes.
+        // `run` is dropped then, and kills the child as it goes.
+        asked = asked_to_end() => asked.and_then(end_by),
         result = run() => result,
     };
     // `exit`, because a return from `main` would wait for a write that nobody reads.
@@ -103,14 +104,23 @@ async fn main() {
     })
 }
 
-/// Waits for SIGINT or SIGTERM, and returns it as an error.
-async fn asked_to_end() -> Result<()> {
+/// Waits for a signal that ends a program.
+async fn asked_to_end() -> Result<Signal> {
+    let mut hangup = signal(SignalKind::hangup())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = interrupt.recv() => bail!("ended by SIGINT"),
-        _ = terminate.recv() => bail!("ended by SIGTERM"),
-    }
+    Ok(tokio::select! {
+        _ = hangup.recv() => Signal::SIGHUP,
+        _ = interrupt.recv() => Signal::SIGINT,
+        _ = terminate.recv() => Signal::SIGTERM,
+    })
+}
+
+/// Ends this program by the signal that it was sent, so that whoever waits for it sees that.
+fn end_by(signal: Signal) -> Result<()> {
+    // SAFETY: the default has no code of ours to run.
+    unsafe { set_handler(signal, SigHandler::SigDfl)? };
+    Ok(raise(signal)?)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -3,7 +3,7 @@
 //!
 //! A file to copy. It needs no crate.
 //!
-//! ```rust
+//! ```rust,ignore
 //! mod share;
 //!
 //! use std::sync::atomic::AtomicU64;

@@ -6,8 +6,10 @@ const USAGE: &str = "\
 Usage: cargo xtask verify [FILTER] [OPTION]...
        cargo xtask bench [FILTER] [--json | --write]
 
-verify  builds the examples and checks what they do; `verify --help` tells more
-bench   measures what they cost, in under three minutes
+verify  builds the examples and checks what they do; `verify --help` tells more.
+        VERIFY_SEED=N repeats the generated cases of a run, VERIFY_STORM_SECONDS=N
+        makes each storm over the cluster last so long.
+bench   measures what they cost, in under three minutes.
 ";
 
 fn main() -> ExitCode {

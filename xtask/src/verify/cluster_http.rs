@@ -42,7 +42,7 @@ pub fn checks() -> Vec<Trial> {
         refused(
             "an_address_without_a_port",
             &["localhost"],
-            "ADDR is 'localhost', which is no host:port to listen on: invalid socket address",
+            "ADDR is 'localhost', which is not a host:port to listen on, such as 127.0.0.1:3000: invalid socket address",
         ),
         refused(
             "no_workers",

@@ -55,7 +55,7 @@ pub fn checks() -> Vec<Trial> {
         }),
         check("copies::chunk.rs", || {
             let output = pasted("spawn-ls/src/chunk.rs", 0)?.run(&[])?;
-            same("stdout", "0 bytes\n", &output.stdout())
+            same("stdout", "a chunk of 8 bytes\n", &output.stdout())
         }),
         check("copies::inspect.rs", || {
             let output = pasted("fork-ipc/src/inspect.rs", 0)?.run(&[])?;
@@ -76,7 +76,7 @@ pub fn checks() -> Vec<Trial> {
             let output = copy.run(&[])?;
             same(
                 "stdout",
-                "the child answers {\"hello\":\"world\"}\n",
+                "the child answers {\"hello\":\"world\"}\nthe child ended: exit status: 0\n",
                 &output.stdout(),
             )
         }),
@@ -177,7 +177,7 @@ fn copy_sources(from: &Path, to: &Path) -> Result<()> {
 /// program that it shows as its `number`th example.
 fn pasted(file: &str, number: usize) -> Result<Copy> {
     let text = fs::read_to_string(programs::root().join(file))?;
-    let program = blocks(&text, "rust").into_iter().nth(number);
+    let program = blocks(&text, "rust,ignore").into_iter().nth(number);
     with_program(file, &program.context("no such example")?, number)
 }
 
@@ -189,8 +189,9 @@ fn with_program(file: &str, program: &str, number: usize) -> Result<Copy> {
     let name = format!("with-{stem}-{number}");
 
     let folder = TempDir::new()?;
+    // The workspace's edition is the latest: here it is the one before.
     let manifest = format!(
-        "[package]\nname = \"{name}\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\
+        "[package]\nname = \"{name}\"\nversion = \"0.0.0\"\nedition = \"2021\"\n\
          [dependencies]\n{crates}"
     );
     fs::write(folder.path().join("Cargo.toml"), manifest)?;
