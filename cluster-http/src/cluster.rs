@@ -3,7 +3,7 @@
 //! A file to copy. It needs in `Cargo.toml`:
 //!
 //! ```toml
-//! nix = { version = "0.31", features = ["fs", "net", "resource"] }
+//! nix = { version = "0.31", features = ["fs", "net", "resource", "signal"] }
 //! tokio = { version = "1", features = ["io-util", "macros", "net", "process", "rt", "signal", "sync", "time"] }
 //! ```
 //!
@@ -58,18 +58,21 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SIGHUP, SIGINT, SigHandler, signal as set_handler};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpSocket, UnixStream};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, oneshot, watch};
+use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::sync::{Mutex, OwnedMutexGuard, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet, yield_now};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -81,6 +84,9 @@ pub const START_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a worker may take to leave before it is killed.
 pub const LEAVE_WITHIN: Duration = Duration::from_secs(15);
+
+/// How long the primary waits at its end for `on_event`.
+const TELL_WITHIN: Duration = Duration::from_secs(1);
 
 /// A worker that dies within this time of serving died as it started: it is not replaced
 /// at once.
@@ -113,8 +119,6 @@ pub enum Event {
     /// Something an operator should know, in one line.
     Trouble(String),
 }
-
-type OnEvent = Arc<dyn Fn(Event) -> io::Result<()> + Send + Sync>;
 
 /// A primary's side: the listeners, and what to start the workers from.
 pub struct Cluster {
@@ -173,8 +177,8 @@ impl Cluster {
 
     /// Starts the workers and replaces those that die, until SIGTERM or SIGINT; then they
     /// drain and this returns. On SIGHUP it replaces them one by one. Calls `on_event`, Node's
-    /// `cluster.on()`, when something happens; an error of it ends the cluster, as a signal
-    /// would.
+    /// `cluster.on()`, when something happens, on a thread of its own: nobody waits for it. An
+    /// error of it ends the cluster, as a signal would.
     ///
     /// # Errors
     ///
@@ -182,12 +186,22 @@ impl Cluster {
     /// end at once. When the runtime is dropped, what is left of the workers is killed.
     pub async fn run(
         self,
-        on_event: impl Fn(Event) -> io::Result<()> + Send + Sync + 'static,
+        mut on_event: impl FnMut(Event) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
-        let on_event: OnEvent = Arc::new(on_event);
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
+
+        let (events, mut happened) = mpsc::unbounded_channel();
+        let (fail, mut failed) = oneshot::channel();
+        thread::spawn(move || {
+            while let Some(event) = happened.blocking_recv() {
+                if let Err(error) = on_event(event) {
+                    return fail.send(error);
+                }
+            }
+            Ok(())
+        });
 
         let roll = watch::Sender::new(());
         let turn = Arc::new(Mutex::new(()));
@@ -195,7 +209,7 @@ impl Cluster {
         let mut slots = self.listeners.into_iter().map(|listener| Slot {
             program: self.program.clone(),
             listener,
-            on_event: on_event.clone(),
+            events: events.clone(),
             roll: roll.subscribe(),
             turn: turn.clone(),
             alive: alive.clone(),
@@ -208,13 +222,13 @@ impl Cluster {
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
             };
-            on_event(Event::Listening(self.address))?;
+            let _ = events.send(Event::Listening(self.address));
             supervisors.spawn(slot.supervise(Some(worker)));
         }
         for slot in slots {
             supervisors.spawn(slot.supervise(None));
         }
-        drop(alive);
+        drop((alive, events));
 
         let ended = loop {
             tokio::select! {
@@ -223,14 +237,22 @@ impl Cluster {
                 _ = interrupt.recv() => break Ok(()),
                 _ = hangup.recv() => roll.send_replace(()),
                 Some(ended) = supervisors.join_next() => break ended?,
+                Ok(error) = &mut failed => break Err(error),
             }
         };
         // With the slots go the primary's listeners and its hold on the workers.
         supervisors.shutdown().await;
         tokio::select! {
-            _ = all_ended.recv() => ended,
-            asked = asked_again() => asked.and(Err(io::Error::other("ended at once by a second signal"))),
+            _ = all_ended.recv() => {}
+            asked = asked_again() => {
+                return asked.and(Err(io::Error::other("ended at once by a second signal")));
+            }
         }
+        if ended.is_ok() {
+            // The last events are told, unless whoever is told takes too long.
+            let _ = timeout(TELL_WITHIN, failed).await;
+        }
+        ended
     }
 }
 
@@ -281,7 +303,7 @@ fn is_not_here(error: &io::Error) -> bool {
 struct Slot {
     program: PathBuf,
     listener: std::net::TcpListener,
-    on_event: OnEvent,
+    events: UnboundedSender<Event>,
     roll: watch::Receiver<()>,
     /// Whoever rolls holds this, so that it is one slot at a time.
     turn: Arc<Mutex<()>>,
@@ -300,16 +322,20 @@ struct Worker {
 
 impl Slot {
     /// Keeps one worker serving.
-    async fn supervise(mut self, mut worker: Option<Worker>) -> io::Result<()> {
+    async fn supervise(self, mut worker: Option<Worker>) -> io::Result<()> {
+        let mut roll = self.roll.clone();
         let mut pause = Duration::ZERO;
         loop {
             let Some(current) = &mut worker else {
-                sleep(pause).await;
+                if !pause.is_zero() {
+                    // A new binary, which SIGHUP may stand for, is not made to wait.
+                    let _ = timeout(pause, roll.changed()).await;
+                }
                 match self.start().await {
                     Ok(started) => worker = Some(started),
                     Err(error) => {
                         pause = longer(pause);
-                        self.trouble(format!("{error}; trying again in {pause:?}"))?;
+                        self.trouble(format!("{error}; trying again in {pause:?}"));
                     }
                 }
                 continue;
@@ -320,26 +346,39 @@ impl Slot {
                     let (pid, status) = (current.pid, ended??);
                     // A signal to the whole group may be why, and then the primary has it too.
                     yield_now().await;
-                    (self.on_event)(Event::Exit { pid, status })?;
+                    self.tell(Event::Exit { pid, status });
                     if current.serves_since.elapsed() >= LIVED {
                         pause = Duration::ZERO;
                     } else {
                         pause = longer(pause);
-                        self.trouble(format!("worker {pid} died as it started; trying again in {pause:?}"))?;
+                        self.trouble(format!("worker {pid} died as it started; trying again in {pause:?}"));
                     }
                     worker = None;
                 }
-                turn = next_turn(&mut self.roll, &self.turn) => match self.start().await {
+                (turn, started) = self.successor(&mut roll) => match started {
                     Ok(started) => {
                         let old = mem::replace(current, started);
-                        tokio::spawn(see_off(old, turn, self.on_event.clone()));
+                        tokio::spawn(see_off(old, turn, self.events.clone()));
                     }
                     Err(error) => {
-                        self.trouble(format!("{error}; worker {} stays", current.pid))?;
+                        self.trouble(format!("{error}; worker {} stays", current.pid));
                     }
                 },
             }
         }
+    }
+
+    /// Waits for SIGHUP, and then for this slot's turn, and starts a worker. If the one that
+    /// serves dies in the meantime, this is dropped: its successor is new anyway.
+    async fn successor(
+        &self,
+        roll: &mut watch::Receiver<()>,
+    ) -> (OwnedMutexGuard<()>, io::Result<Worker>) {
+        if roll.changed().await.is_err() {
+            pending::<()>().await;
+        }
+        let turn = self.turn.clone().lock_owned().await;
+        (turn, self.start().await)
     }
 
     /// Starts a worker and waits until it serves.
@@ -352,14 +391,19 @@ impl Slot {
             .stdin(OwnedFd::from(theirs))
             .kill_on_drop(true);
         let listener = self.listener.as_raw_fd();
-        let keep_open = move || {
+        let prepare = move || {
             // SAFETY: this runs before `spawn` returns, and the slot keeps it open until then.
             let listener = unsafe { BorrowedFd::borrow_raw(listener) };
             fcntl(listener, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            // Signals to the whole group are the primary's, while the worker starts, too.
+            for signal in [SIGINT, SIGHUP] {
+                // SAFETY: to ignore a signal is no code of ours to run.
+                unsafe { set_handler(signal, SigHandler::SigIgn)? };
+            }
             Ok(())
         };
-        // SAFETY: between fork and exec, `keep_open` makes one system call, and no more.
-        unsafe { command.pre_exec(keep_open) };
+        // SAFETY: between fork and exec, `prepare` makes system calls, and no more.
+        unsafe { command.pre_exec(prepare) };
         let child = command.spawn().map_err(|error| {
             let program = self.program.display();
             io::Error::new(error.kind(), format!("cannot start {program}: {error}"))
@@ -395,8 +439,13 @@ impl Slot {
         }
     }
 
-    fn trouble(&self, what: String) -> io::Result<()> {
-        (self.on_event)(Event::Trouble(what))
+    fn trouble(&self, what: String) {
+        self.tell(Event::Trouble(what));
+    }
+
+    fn tell(&self, event: Event) {
+        // It fails when `on_event` has failed, which ends the cluster.
+        let _ = self.events.send(event);
     }
 }
 
@@ -423,24 +472,15 @@ async fn reap(
 }
 
 /// Lets a worker go that has a successor. It is the next slot's turn when it has left.
-async fn see_off(old: Worker, turn: OwnedMutexGuard<()>, on_event: OnEvent) {
+async fn see_off(old: Worker, turn: OwnedMutexGuard<()>, events: UnboundedSender<Event>) {
     drop(old.hold);
     if let Ok(Ok(status)) = old.ended.await {
-        let _ = on_event(Event::Exit {
+        let _ = events.send(Event::Exit {
             pid: old.pid,
             status,
         });
     }
     drop(turn);
-}
-
-/// Waits for SIGHUP, and then for this slot's turn. If its worker dies in the meantime, its
-/// successor is new anyway.
-async fn next_turn(roll: &mut watch::Receiver<()>, turn: &Arc<Mutex<()>>) -> OwnedMutexGuard<()> {
-    match roll.changed().await {
-        Ok(()) => turn.clone().lock_owned().await,
-        Err(_) => pending().await,
-    }
 }
 
 fn longer(pause: Duration) -> Duration {

@@ -50,6 +50,9 @@ use tokio::time::{sleep, timeout};
 /// then its connection is closed. Node's `keepAliveTimeout` and `headersTimeout` in one.
 pub const HEADERS_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long a body that [`discard`] drops may take. Node's `requestTimeout`.
+pub const BODY_WITHIN: Duration = Duration::from_secs(300);
+
 /// The most bytes that a request's headers may have; with more it gets 431. Node's
 /// `maxHeaderSize`.
 pub const MAX_HEADER_SIZE: usize = 16 * 1024;
@@ -129,10 +132,10 @@ where
 }
 
 /// Reads a request's body in the background, and drops it: for a handler that answers without
-/// it. What is not read would close the connection. It may take as long as headers may.
+/// it. What is not read would close the connection. It may take as long as [`BODY_WITHIN`].
 pub fn discard(mut body: Incoming) {
     if !body.is_end_stream() {
-        tokio::spawn(timeout(HEADERS_WITHIN, async move {
+        tokio::spawn(timeout(BODY_WITHIN, async move {
             while let Some(Ok(_)) = body.frame().await {}
         }));
     }
@@ -162,6 +165,8 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_WITHIN)
         .max_header_size(MAX_HEADER_SIZE)
+        // A client that has said all it has to say still hears its answers.
+        .half_close(true)
         // A small answer costs less as one piece than as a list of two.
         .writev(false)
         .serve_connection(TokioIo::new(stream), service);

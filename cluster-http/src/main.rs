@@ -11,6 +11,7 @@ mod http;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::process::{self, ExitCode};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use http_body_util::Full;
@@ -38,18 +39,21 @@ async fn primary(addresses: &[SocketAddr], workers: usize) -> Result<()> {
     say(&format!("Master {} is running", process::id()))?;
 
     // cluster.fork() for each worker, and again for each that dies.
-    let ended = cluster.run(|event| match event {
-        Event::Exit { pid, .. } => say(&format!("worker {pid} died")),
-        Event::Listening(address) => warn(&format!("listening on {}", url(address))),
-        Event::Trouble(what) => warn(&what),
+    let ended = cluster.run(|event| {
+        match event {
+            Event::Exit { pid, .. } => say(&format!("worker {pid} died"))?,
+            Event::Listening(address) => warn(&format!("listening on {}", url(address))),
+            Event::Trouble(what) => warn(&what),
+        }
+        Ok(())
     });
     Ok(ended.await?)
 }
 
 async fn worker(listener: TcpListener, mut primary: Primary) -> Result<()> {
     primary.ready().await;
-    say(&format!("Worker {} started", process::id()))?;
-
+    // On a thread: requests do not wait for whoever reads this.
+    thread::spawn(|| say(&format!("Worker {} started", process::id())));
     // Here it is an HTTP server that shares the port. It can be any TCP server.
     http::serve(listener, hello, primary.stop()).await;
     Ok(())
@@ -72,8 +76,9 @@ fn say(line: &str) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
 }
 
-fn warn(line: &str) -> io::Result<()> {
-    writeln!(io::stderr(), "cluster-http: {line}")
+/// Nobody has to read this.
+fn warn(line: &str) {
+    let _ = writeln!(io::stderr(), "cluster-http: {line}");
 }
 
 async fn run() -> Result<()> {
@@ -96,14 +101,9 @@ async fn run() -> Result<()> {
             (Ipv4Addr::UNSPECIFIED, 8000).into(),
         ],
     };
-    let workers = match args.next() {
-        Some(workers) => match workers.parse() {
-            Ok(workers @ 1..=MOST_WORKERS) => workers,
-            _ => bail!(
-                "WORKERS is '{workers}', which is not a whole number from 1 to {MOST_WORKERS}"
-            ),
-        },
-        None => num_cpus::get(),
+    let workers = args.next().unwrap_or(num_cpus::get().to_string());
+    let Ok(workers @ 1..=MOST_WORKERS) = workers.parse() else {
+        bail!("WORKERS is '{workers}', which is not a whole number from 1 to {MOST_WORKERS}");
     };
     if args.next().is_some() {
         bail!("more than two arguments: cluster-http [ADDR [WORKERS]]");

@@ -42,7 +42,8 @@ const GRACE: Duration = Duration::from_secs(2);
 /// The options of Node's `exec()`, under its names and with its defaults.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How long the command may take before it is killed. `None`, the default: for ever.
+    /// How long the command may take before it is killed. `None`, the default, and Node's 0:
+    /// for ever.
     pub timeout: Option<Duration>,
     /// How many bytes each of stdout and stderr may have before the command is killed.
     /// Default: 1 MiB.
@@ -113,7 +114,8 @@ pub enum Cause {
 ///
 /// The command is a session of its own, so that killing it ends a whole pipeline where Node
 /// ends only the shell. It is killed when it exceeds `options.timeout` or
-/// `options.max_buffer`, and when the future is dropped. The price: it has no terminal to ask
+/// `options.max_buffer`, with SIGKILL two seconds later if it has not ended, and when the
+/// future is dropped. The price: it has no terminal to ask
 /// on, and does not hear its ^C.
 ///
 /// Never put into it what somebody else has typed: the shell reads all of it.

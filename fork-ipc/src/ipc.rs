@@ -22,7 +22,7 @@
 //!     if let Some(answer) = receiver.next() {
 //!         println!("the child answers {}", answer?);
 //!     }
-//!     sender.disconnect()?;
+//!     sender.disconnect();
 //!     println!("the child ended: {}", child.wait()?);
 //!     Ok(())
 //! }
@@ -106,7 +106,7 @@ pub fn fork(mut command: Command) -> io::Result<(Child, Sender, Receiver)> {
 ///
 /// # Errors
 ///
-/// When `NODE_CHANNEL_FD` is missing, no number, or not that of an open socket, and when
+/// When `NODE_CHANNEL_FD` is missing, no number, or not that of a connected socket, and when
 /// the parent wants another serialization than JSON.
 ///
 /// # Safety
@@ -133,6 +133,11 @@ pub unsafe fn channel_from_env() -> io::Result<(Sender, Receiver)> {
 
     // SAFETY: it is an open socket, and the caller says that nobody else owns it.
     let socket = unsafe { UnixStream::from_raw_fd(fd) };
+    if socket.peer_addr().is_err() {
+        return Err(invalid(format!(
+            "{FD} is {fd}, which is connected to nobody"
+        )));
+    }
     fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     socket.set_nonblocking(false)?;
     // SAFETY: the caller says that no other thread is reading the environment.
@@ -165,17 +170,18 @@ impl Sender {
     pub fn send(&mut self, message: &Value) -> io::Result<()> {
         let mut line = serde_json::to_vec(message)?;
         line.push(b'\n');
-        self.0.write_all(&line)
+        self.0.write_all(&line).map_err(|error| match error.kind() {
+            // It closed while this waited for room.
+            io::ErrorKind::ConnectionReset => io::ErrorKind::BrokenPipe.into(),
+            _ => error,
+        })
     }
 
     /// Tells the other side that nothing more comes: Node's `child.disconnect()` and
     /// `process.disconnect()`, but that what it still sends can be received.
-    ///
-    /// # Errors
-    ///
-    /// None that a caller can act on: the channel is closed either way.
-    pub fn disconnect(self) -> io::Result<()> {
-        self.0.shutdown(Shutdown::Write)
+    pub fn disconnect(self) {
+        // It fails when the other side was first.
+        let _ = self.0.shutdown(Shutdown::Write);
     }
 }
 

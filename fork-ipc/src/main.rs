@@ -60,7 +60,7 @@ fn talk(mut sender: Sender, receiver: Receiver) -> Result<usize> {
         answers += 1;
         // The document's program stays here for ever, as does its child: nobody disconnects.
         if let Some(sender) = sender.take() {
-            let _ = sender.disconnect();
+            sender.disconnect();
         }
     }
     Ok(answers)

@@ -25,7 +25,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::write;
 
-/// Writes all of `bytes` to `out`, unbuffered, and waits for its reader if it has to.
+/// Writes all of `bytes` to `out`, unbuffered, and waits for its reader if it has to: Node's
+/// `process.stdout.write()`, but that Node does not wait.
 ///
 /// # Errors
 ///

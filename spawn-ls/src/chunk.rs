@@ -44,7 +44,8 @@ const PIECE: usize = 4096;
 /// How long to wait for the other pieces. A pipe that ends meanwhile is not waited for.
 const WAIT: Duration = Duration::from_millis(5);
 
-/// Reads what is there into `buffer`, and what comes right after it; 0 is the end.
+/// Reads what is there into `buffer`, which should have room for [`MAX`]; 0 is the end. If that
+/// is less than 4 KiB, waits up to 5 ms for what comes right after it.
 ///
 /// # Errors
 ///
@@ -53,9 +54,10 @@ pub fn read(pipe: &mut (impl Read + AsFd), buffer: &mut [u8]) -> io::Result<usiz
     let mut filled = pipe.read(buffer)?;
     let deadline = Instant::now() + WAIT;
     while (1..PIECE).contains(&filled) && more_comes(pipe, deadline) {
-        match pipe.read(&mut buffer[filled..])? {
-            0 => break,
-            more => filled += more,
+        match pipe.read(&mut buffer[filled..]) {
+            Ok(more @ 1..) => filled += more,
+            // The next call meets it again.
+            Ok(0) | Err(_) => break,
         }
     }
     Ok(filled)

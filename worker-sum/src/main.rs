@@ -31,9 +31,8 @@ const SHARE: u64 = 1 << 22;
 const MOST_WORKERS: usize = 1024;
 
 fn run() -> Result<ExitCode> {
-    let mut args = std::env::args_os()
-        .skip(1)
-        .map(|arg| arg.to_string_lossy().into_owned());
+    let args = std::env::args_os().skip(1);
+    let mut args = args.map(|arg| arg.to_string_lossy().into_owned());
     let num = args.next().unwrap_or("10".into());
     let workers = args.next().unwrap_or("1".into());
     if num == "--help" {
@@ -42,9 +41,8 @@ fn run() -> Result<ExitCode> {
     if args.next().is_some() {
         bail!("more than two arguments: worker-sum [NUM [WORKERS]]");
     }
-    let workers = match workers.parse() {
-        Ok(workers @ 1..=MOST_WORKERS) => workers,
-        _ => bail!("WORKERS is '{workers}', which is not a whole number from 1 to {MOST_WORKERS}"),
+    let Ok(workers @ 1..=MOST_WORKERS) = workers.parse() else {
+        bail!("WORKERS is '{workers}', which is not a whole number from 1 to {MOST_WORKERS}");
     };
 
     say("This is the main thread")?;
@@ -74,10 +72,10 @@ fn run() -> Result<ExitCode> {
         match thread.join() {
             Ok(Ok(())) => continue,
             Ok(Err(error)) if is_broken_pipe(&error) => return Err(error),
-            Ok(Err(error)) => writeln!(io::stderr(), "{error:#}")?,
+            Ok(Err(error)) => warn(&format!("{error:#}")),
             Err(_panic) => {}
         }
-        writeln!(io::stderr(), "Worker stopped with exit code 1")?;
+        warn("Worker stopped with exit code 1");
         status = ExitCode::FAILURE;
     }
     if workers > 1 && status == ExitCode::SUCCESS {
@@ -106,11 +104,14 @@ fn say(line: &str) -> Result<()> {
     writeln!(io::stdout(), "{line}").context("cannot write to stdout")
 }
 
+fn warn(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
 fn main() -> ExitCode {
     // A panic is one line on stderr, as any error is. That it was one, `join` tells.
     std::panic::set_hook(Box::new(|panic| {
-        let text = panic.payload_as_str().unwrap_or("a panic");
-        let _ = writeln!(io::stderr(), "{text}");
+        warn(panic.payload_as_str().unwrap_or("a panic"))
     }));
 
     match run() {
@@ -118,7 +119,7 @@ fn main() -> ExitCode {
         // `| head -1` has read all it wants: not an error, and nobody to tell.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "worker-sum: {error:#}");
+            warn(&format!("worker-sum: {error:#}"));
             ExitCode::FAILURE
         }
     }

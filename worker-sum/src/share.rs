@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The next numbers below `num` that nobody has taken yet, at most `most` of them, or `None`
 /// when there are no more. `next` starts at the first.
 ///
-/// `most` has to be small enough for several shares a thread, and large enough for a share to
+/// `most`, from 1 on, has to be small enough for several shares a thread, and large enough for a share to
 /// take some microseconds at least: taking one costs a fraction of one.
 pub fn take(next: &AtomicU64, num: u64, most: u64) -> Option<Range<u64>> {
     let end_of = |start: u64| start.saturating_add(most).min(num);

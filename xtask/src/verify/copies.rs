@@ -92,6 +92,7 @@ pub fn checks() -> Vec<Trial> {
             "copies::ipc.rs::nothing_leaks_below_the_child",
             nothing_leaks_below_the_child,
         ),
+        check("copies::ipc.rs::after_a_bad_line", after_a_bad_line),
         check("copies::share.rs", || {
             let output = pasted("worker-sum/src/share.rs", 0)?.run(&[])?;
             same("stdout", "10000\n", &output.stdout())
@@ -263,6 +264,25 @@ fn nothing_leaks_below_the_child() -> Result<()> {
     same("stdout", "end\n", &output.stdout())?;
     let says = "fork-ipc: the child ended before it answered (exit status: 0)\n";
     output.ended_with(says, 1)
+}
+
+/// In a program of its own: a shell takes no number of a descriptor that has two digits.
+fn after_a_bad_line() -> Result<()> {
+    let program = r#"
+        mod ipc;
+        fn main() -> std::io::Result<()> {
+            let mut command = std::process::Command::new("sh");
+            command.args(["-c", "printf 'no json\n{}\n' >&$NODE_CHANNEL_FD"]);
+            let (mut child, _sender, receiver) = ipc::fork(command)?;
+            for message in receiver {
+                println!("{}", message.is_ok());
+            }
+            child.wait()?;
+            Ok(())
+        }
+    "#;
+    let copy = with_program("fork-ipc/src/ipc.rs", program, 3)?;
+    same("stdout", "false\ntrue\n", &copy.run(&[])?.stdout())
 }
 
 fn cluster() -> Result<()> {

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use libtest_mimic::Trial;
@@ -19,8 +19,8 @@ use self::exec::{Cause, Error, Options, Output, exec};
 use super::case::{Example, Expected, looks};
 use super::check;
 use super::run::{
-    Go, LIMIT, close, run, same, start, start_unread, start_unread_non_blocking, wait_until_full,
-    wait_until_gone,
+    Go, LIMIT, close, run, same, sleeps, start, start_unread, start_unread_non_blocking,
+    wait_until_full, wait_until_gone,
 };
 
 pub const EXEC_COUNT: Example = Example {
@@ -97,6 +97,7 @@ pub fn checks() -> Vec<Trial> {
     checks.extend([
         check("exec-count::exec::output", output),
         check("exec-count::exec::error", error),
+        check("exec-count::exec::defaults", defaults),
         check("exec-count::exec::timeout", timeout),
         check("exec-count::exec::max_buffer", max_buffer),
         check("exec-count::exec::kill_signal", kill_signal),
@@ -131,6 +132,7 @@ fn a_slow_reader_without_blocking(mut command: Command) -> Result<()> {
     command.arg("head -c 1000000 /dev/zero");
     let (program, mut pipe) = start_unread_non_blocking(command)?;
     wait_until_full(&pipe)?;
+    sleeps(program.pid())?;
     let mut written = Vec::new();
     pipe.read_to_end(&mut written)?;
     program.finish()?.ended_with("", 0)?;
@@ -227,6 +229,15 @@ fn error() -> Result<()> {
     )
 }
 
+fn defaults() -> Result<()> {
+    let defaults = Options::default();
+    same("timeout", None, defaults.timeout)?;
+    same("max_buffer", MEBIBYTE, defaults.max_buffer)?;
+    same("kill_signal", Signal::SIGTERM, defaults.kill_signal)?;
+    same("cwd", None, defaults.cwd)?;
+    same("env", None, defaults.env)
+}
+
 fn timeout() -> Result<()> {
     let inner = Go::new()?;
     // Node would end the shell, and leave what it has started.
@@ -278,6 +289,11 @@ fn max_buffer() -> Result<()> {
         (error.code, error.signal, error.killed),
     )?;
     same("stdout", "12345", &error.stdout)?;
+    let no_limit = Options {
+        max_buffer: usize::MAX,
+        ..Options::default()
+    };
+    same("stdout", "12345", &call("printf 12345", no_limit)?.stdout)?;
     let error = failure("printf 123456 >&2", options.clone())?;
     ensure!(
         matches!(error.cause, Cause::MaxBuffer("stderr")),
@@ -295,10 +311,25 @@ fn kill_signal() -> Result<()> {
             ..Options::default()
         },
     )?;
-    same("signal", Some(2), error.signal)
+    same("signal", Some(2), error.signal)?;
+
+    // All of the command hears it, and has its time to end by itself while the shell waits.
+    let heard = Go::new()?;
+    let command = format!(
+        "trap wait TERM; (trap '{}; exit' TERM; echo up; while :; do sleep 0.01; done) & wait",
+        heard.tell(1)
+    );
+    let options = Options {
+        max_buffer: 2,
+        ..Options::default()
+    };
+    failure(&command, options)?;
+    heard.hear(1)?;
+    Ok(())
 }
 
 fn a_command_that_will_not_end() -> Result<()> {
+    let began = Instant::now();
     let error = failure(
         "trap '' TERM; echo on; while :; do sleep 0.1; done",
         Options {
@@ -307,6 +338,11 @@ fn a_command_that_will_not_end() -> Result<()> {
         },
     )?;
     same("signal", Some(9), error.signal)?;
+    let taken = began.elapsed();
+    ensure!(
+        taken < Duration::from_secs(10),
+        "it is killed after {taken:?}, not after two seconds"
+    );
 
     // Here it is not the shell that will not.
     let inner = Go::new()?;
@@ -359,7 +395,8 @@ fn dropped() -> Result<()> {
     let inner = Arc::new(Go::new()?);
     // It would survive SIGTERM.
     let script = format!(
-        "trap : TERM; {}; while :; do sleep 0.1; done",
+        // The shell says of its child what ended it, to a pipe that nobody reads.
+        "exec 2>/dev/null; trap : TERM; {}; while :; do sleep 0.1; done",
         inner.tell(1)
     );
     let command = format!("sh -c '{script}' | cat");

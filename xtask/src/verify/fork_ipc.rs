@@ -6,7 +6,10 @@ pub mod inspect;
 pub mod ipc;
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -124,6 +127,17 @@ pub fn checks() -> Vec<Trial> {
             .stdout("Message from child: { cmd: 'NODE_' }\nMessage from child: { cmd: 'mine' }\n")
             .port_only(),
         FORK_IPC
+            .case(
+                "numbers_keep_their_digits",
+                [
+                    "sh",
+                    "-c",
+                    "echo '[12345678901234567890123,0.10,1e+21]' >&$NODE_CHANNEL_FD",
+                ],
+            )
+            .stdout("Message from child: [ 12345678901234567890123, 0.10, 1e+21 ]\n")
+            .port_only(),
+        FORK_IPC
             .case("no_such_program", ["nosuch"])
             .stderr("fork-ipc: cannot fork nosuch: No such file or directory (os error 2)\n")
             .status(1)
@@ -156,6 +170,7 @@ pub fn checks() -> Vec<Trial> {
             node_prints_as_expected,
         ),
         check("fork-ipc::ipc::two_threads", two_threads),
+        check("fork-ipc::ipc::a_non_blocking_end", a_non_blocking_end),
         check(
             "fork-ipc::ipc::the_end_reaches_the_child_alone",
             the_end_reaches_the_child_alone,
@@ -296,6 +311,16 @@ fn bad_descriptors() -> Vec<Trial> {
             run(command)?.ended_with(&says, 1)
         })
     });
+    let nobody = check("fork-ipc::channel_fd::connected_to_nobody", || {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec \"$0\" child 9<&0"]);
+        command
+            .arg(programs::example("fork-ipc"))
+            .env("NODE_CHANNEL_FD", "9")
+            .stdin(OwnedFd::from(TcpListener::bind("127.0.0.1:0")?));
+        let says = "fork-ipc: NODE_CHANNEL_FD is 9, which is connected to nobody\n";
+        run(command)?.ended_with(says, 1)
+    });
     let advanced = check("fork-ipc::channel_fd::advanced_serialization", || {
         let script = "NODE_CHANNEL_SERIALIZATION_MODE=advanced exec \"$0\" child";
         let mut command = FORK_IPC.port();
@@ -306,7 +331,7 @@ fn bad_descriptors() -> Vec<Trial> {
                     fork-ipc: the child ended before it answered (exit status: 1)\n";
         run(command)?.ended_with(says, 1)
     });
-    checks.into_iter().chain([advanced]).collect()
+    checks.into_iter().chain([nobody, advanced]).collect()
 }
 
 /// The channel with another runtime on the other side, as parent and as child.
@@ -407,7 +432,7 @@ fn echoed(runtime: Runtime, _: &str, messages: Messages) -> Result<()> {
     if talk.is_err() {
         let _ = child.kill();
     }
-    sender.disconnect()?;
+    sender.disconnect();
     let rest = receiver.count();
     let status = child.wait()?;
     talk?;
@@ -509,7 +534,8 @@ fn two_threads() -> Result<()> {
         for n in 0..MANY {
             sender.send(&json!({ "n": n }))?;
         }
-        sender.disconnect()
+        sender.disconnect();
+        Ok::<_, io::Error>(())
     });
     let answers = receiver.collect::<Result<Vec<_>, _>>()?;
     writing.join().expect("it does not panic")?;
@@ -521,6 +547,27 @@ fn two_threads() -> Result<()> {
     );
     ensure!(child.wait()?.success());
     Ok(())
+}
+
+/// As a parent's may be that made both its ends so.
+fn a_non_blocking_end() -> Result<()> {
+    let (mut ours, theirs) = UnixStream::pair()?;
+    theirs.set_nonblocking(true)?;
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "exec \"$0\" child 9<&0"])
+        .arg(programs::example("fork-ipc"))
+        .env("NODE_CHANNEL_FD", "9")
+        .stdin(OwnedFd::from(theirs));
+    let program = start(command)?;
+    let mut answers = BufReader::new(ours.try_clone()?);
+    for _ in 0..2 {
+        // It waits for each.
+        writeln!(ours, "{{}}")?;
+        answers.read_line(&mut String::new())?;
+    }
+    drop((ours, answers));
+    program.finish()?.ended_with("", 0)
 }
 
 fn the_end_reaches_the_child_alone() -> Result<()> {

@@ -12,7 +12,7 @@ use super::case::Example;
 use super::check_with;
 use super::exec_count::EXEC_COUNT;
 use super::fork_ipc::{inspect::inspect, node_prints};
-use super::run::{run, same};
+use super::run::{code, run, same};
 use super::settings::{SEED, settings};
 use super::spawn_ls::SPAWN_LS;
 use crate::programs::Runtime;
@@ -62,7 +62,7 @@ fn commands_agree(example: Example, script: fn(&mut Rng) -> String) -> Result<()
         });
         let (port, node) = (port?, node?);
         same("stdout", node.stdout(), port.stdout())
-            .and_then(|()| port.ended_with(&node.stderr(), 0))
+            .and_then(|()| port.ended_with(&node.stderr(), code(node.status)))
             .with_context(|| format!("with {SEED}={}, after {script}", settings().seed))?;
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::env;
 use std::fs::{self, File};
 use std::io::{PipeReader, PipeWriter, Read, pipe};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{self, Child, Command, ExitStatus, Stdio};
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
@@ -20,6 +20,8 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
+
+use crate::procfs::cpu_time;
 
 /// Nothing here takes that long, on the slowest machine: what does has hung.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -141,7 +143,8 @@ pub fn start_unread_non_blocking(command: Command) -> Result<(Running, PipeReade
     Ok((start_on(command, theirs)?, stdout))
 }
 
-fn start_on(mut command: Command, stdout: PipeWriter) -> Result<Running> {
+/// Starts a program on a pipe that has been made for it.
+pub fn start_on(mut command: Command, stdout: PipeWriter) -> Result<Running> {
     static RUNS: AtomicU32 = AtomicU32::new(0);
     let run = RUNS.fetch_add(1, Ordering::Relaxed);
     let mark = format!("{}-{run}.", process::id());
@@ -289,7 +292,12 @@ pub fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> 
 
 /// Waits until a pipe that nobody reads is full.
 pub fn wait_until_full(pipe: &PipeReader) -> Result<()> {
-    let writer = writer_of(pipe)?;
+    wait_until_blocked(process::id(), pipe.as_raw_fd())
+}
+
+/// Waits until a process could write no more to a pipe.
+pub fn wait_until_blocked(pid: u32, fd: RawFd) -> Result<()> {
+    let writer = writer_of(pid, fd)?;
     wait_until("the pipe to fill", || {
         let mut room = [PollFd::new(writer.as_fd(), PollFlags::POLLOUT)];
         Ok((poll(&mut room, PollTimeout::ZERO)? == 0).then_some(()))
@@ -299,7 +307,7 @@ pub fn wait_until_full(pipe: &PipeReader) -> Result<()> {
 /// Closes a pipe, and waits until nobody reads it: what another check is just starting has
 /// a copy of every descriptor until it runs.
 pub fn close(pipe: PipeReader) -> Result<()> {
-    let writer = writer_of(&pipe)?;
+    let writer = writer_of(process::id(), pipe.as_raw_fd())?;
     drop(pipe);
     wait_until("the pipe to have no reader", || {
         let mut broken = [PollFd::new(writer.as_fd(), PollFlags::empty())];
@@ -308,9 +316,21 @@ pub fn close(pipe: PipeReader) -> Result<()> {
 }
 
 /// Another descriptor of a pipe, which tells of it what its reader's does not.
-fn writer_of(pipe: &PipeReader) -> Result<File> {
-    let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
+fn writer_of(pid: u32, fd: RawFd) -> Result<File> {
+    let path = format!("/proc/{pid}/fd/{fd}");
     Ok(File::options().write(true).open(path)?)
+}
+
+/// Whether a process that has to wait does so without taking a CPU's time.
+pub fn sleeps(pid: u32) -> Result<()> {
+    let before = cpu_time(pid)?;
+    thread::sleep(Duration::from_secs(1));
+    let taken = cpu_time(pid)? - before;
+    ensure!(
+        taken < Duration::from_millis(100),
+        "it took {taken:?} of a CPU's second"
+    );
+    Ok(())
 }
 
 /// Waits until a process is gone, or a zombie whose parent is not ours to wake.

@@ -1,16 +1,17 @@
 //! The checks of spawn-ls.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write, pipe};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 
 use super::case::{Example, Expected, looks};
 use super::run::{
-    Go, code, run, same, start, start_unread, start_unread_non_blocking, wait_until,
-    wait_until_full, wait_until_gone,
+    Go, code, run, same, sleeps, start, start_on, start_unread, start_unread_non_blocking,
+    wait_until, wait_until_blocked, wait_until_full, wait_until_gone,
 };
 use crate::procfs::memory;
 
@@ -36,6 +37,9 @@ pub fn checks() -> Vec<Trial> {
         SPAWN_LS
             .case("no_shell", ["echo", "$HOME", "|", "wc", "-l", "*"])
             .stdout("stdout: $HOME | wc -l *\n\nchild process exited with code 0\n"),
+        SPAWN_LS
+            .case("an_option_of_the_command", ["printf", "%s", "--help"])
+            .stdout("stdout: --help\nchild process exited with code 0\n"),
         SPAWN_LS
             .case("an_empty_stdin", ["cat"])
             .stdout("child process exited with code 0\n"),
@@ -74,11 +78,15 @@ pub fn checks() -> Vec<Trial> {
     ]));
     checks.extend(SPAWN_LS.checks(looks![
         chunks_are_64_kib_at_most,
+        a_chunk_of_64_kib,
+        pieces_that_come_together,
+        pieces_that_keep_coming,
         a_gigabyte_in_little_memory,
         stdout_closed_early,
         stdout_full,
         a_signal_ends_the_child_too,
         a_signal_while_the_reader_sleeps,
+        a_signal_while_the_close_line_waits,
         a_slow_reader_without_blocking,
     ]));
     checks.push(SPAWN_LS.help("Usage: spawn-ls [COMMAND [ARG]...]", "ls -lh /usr"));
@@ -137,7 +145,8 @@ fn streams_as_it_comes(mut command: Command) -> Result<()> {
     go.say(2)?;
     let output = program.finish()?;
     let expected = "stdout: a\n\nstdout: c\n\nchild process exited with code 0\n";
-    same("stdout", expected, &output.stdout())
+    same("stdout", expected, &output.stdout())?;
+    output.ended_with_status(0)
 }
 
 /// The process ends first, and a grandchild writes after that.
@@ -156,7 +165,8 @@ fn close_waits_for_the_pipes(mut command: Command) -> Result<()> {
     go.say(1)?;
     let output = program.finish()?;
     let expected = format!("stdout: {child}\n\nstdout: late\n\nchild process exited with code 4\n");
-    same("stdout", expected, output.stdout())
+    same("stdout", expected, output.stdout())?;
+    output.ended_with("", 0)
 }
 
 fn chunks_are_64_kib_at_most(mut command: Command) -> Result<()> {
@@ -172,6 +182,47 @@ fn chunks_are_64_kib_at_most(mut command: Command) -> Result<()> {
         total += data.len();
     }
     same("bytes", 1_000_000, total)
+}
+
+/// The reader sleeps until there is as much as one can have.
+fn a_chunk_of_64_kib(mut command: Command) -> Result<()> {
+    command.args(["sh", "-c", "echo $$; exec head -c 1000000 /dev/zero"]);
+    let (program, stdout) = start_unread(command)?;
+    let mut stdout = BufReader::with_capacity(1, stdout);
+    let mut line = String::new();
+    stdout.read_line(&mut line)?;
+    let child = line.trim().trim_start_matches("stdout: ").parse()?;
+    wait_until_full(stdout.get_ref())?;
+    wait_until_blocked(child, 1)?;
+    let mut rest = Vec::new();
+    stdout.into_inner().read_to_end(&mut rest)?;
+    program.finish()?.ended_with("", 0)?;
+    let longest = rest.split(|byte| *byte == b'\n').map(<[u8]>::len).max();
+    same("longest line", Some("stdout: ".len() + CHUNK), longest)
+}
+
+/// That a millisecond is enough for the second is, on a busy machine, not a matter of one try.
+fn pieces_that_come_together(_: Command) -> Result<()> {
+    let mut tries = Vec::new();
+    while tries.len() < 20 {
+        let mut command = SPAWN_LS.port();
+        command.args(["sh", "-c", "printf one; sleep 0.001; printf two"]);
+        let stdout = run(command)?.stdout();
+        if stdout.starts_with("stdout: onetwo\n") {
+            return Ok(());
+        }
+        tries.push(stdout);
+    }
+    bail!("they came as {tries:?}")
+}
+
+fn pieces_that_keep_coming(mut command: Command) -> Result<()> {
+    let script = "i=0; while [ $i -lt 200 ]; do printf x; sleep 0.001; i=$((i + 1)); done";
+    command.args(["sh", "-c", script]);
+    let stdout = run(command)?.stdout();
+    let chunks = stdout.lines().count();
+    ensure!(chunks > 20, "they came as {chunks}: {stdout:?}");
+    Ok(())
 }
 
 fn a_gigabyte_in_little_memory(mut command: Command) -> Result<()> {
@@ -196,8 +247,7 @@ fn a_gigabyte_in_little_memory(mut command: Command) -> Result<()> {
         rest.ends_with("child process exited with code 0\n"),
         "{rest:?}"
     );
-    program.finish()?;
-    Ok(())
+    program.finish()?.ended_with("", 0)
 }
 
 /// As where stdout is shared with Node.
@@ -205,6 +255,7 @@ fn a_slow_reader_without_blocking(mut command: Command) -> Result<()> {
     command.args(["head", "-c", "1000000", "/dev/zero"]);
     let (program, mut pipe) = start_unread_non_blocking(command)?;
     wait_until_full(&pipe)?;
+    sleeps(program.pid())?;
     let mut written = Vec::new();
     pipe.read_to_end(&mut written)?;
     program.finish()?.ended_with("", 0)?;
@@ -221,6 +272,21 @@ fn stdout_closed_early(mut command: Command) -> Result<()> {
     same("stdout", "stdout: y\n", &line)?;
     let output = program.finish()?;
     output.ended_with("", 0)
+}
+
+/// There is room for nothing, and nothing but that line to write.
+fn a_signal_while_the_close_line_waits(mut command: Command) -> Result<()> {
+    let go = Go::new()?;
+    command.args(["sh", "-c", &go.tell(1)]);
+    let (stdout, mut theirs) = pipe()?;
+    fcntl(&theirs, FcntlArg::F_SETPIPE_SZ(4096))?;
+    theirs.write_all(&[0; 4096])?;
+    let program = start_on(command, theirs)?;
+    wait_until_gone(go.hear(1)?)?;
+    program.signal(Signal::SIGINT)?;
+    program.finish()?.ended_with("", -(Signal::SIGINT as i32))?;
+    drop(stdout);
+    Ok(())
 }
 
 fn stdout_full(command: Command) -> Result<()> {

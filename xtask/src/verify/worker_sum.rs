@@ -4,6 +4,7 @@
 mod share;
 
 use std::collections::HashMap;
+use std::io::{Write, pipe};
 use std::iter;
 use std::process::Command;
 use std::sync::Barrier;
@@ -12,11 +13,12 @@ use std::thread;
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 
 use super::case::{Example, Expected, looks};
 use super::check;
-use super::run::{close, run, same, start, start_unread};
+use super::run::{close, run, same, start, start_on, start_unread, wait_until_full};
 
 const WORKER_SUM: Example = Example {
     name: "worker-sum",
@@ -90,7 +92,9 @@ pub fn checks() -> Vec<Trial> {
         a_sum_past_64_bits,
         the_greatest_num_is_taken,
         many_workers,
+        each_worker_has_its_share,
         stdout_closed_early,
+        stdout_closed_while_a_worker_writes,
         no_total_of_failures,
     ]));
     checks.push(check(
@@ -132,10 +136,20 @@ fn several_workers(mut command: Command) -> Result<()> {
 }
 
 fn a_sum_past_64_bits(mut command: Command) -> Result<()> {
-    command.args(["6200000000", "2"]);
+    command.arg("6200000000");
     let stdout = run(command)?.stdout();
-    let total = "Result from 2 workers: 19219999996900000000";
-    same("the last line", Some(total), stdout.lines().last())
+    let result = "Result from worker: 19219999996900000000";
+    same("the last line", Some(result), stdout.lines().last())
+}
+
+fn each_worker_has_its_share(mut command: Command) -> Result<()> {
+    command.args(["2000000000", "2"]);
+    let stdout = run(command)?.stdout();
+    let results = stdout
+        .lines()
+        .filter(|line| line.starts_with("Result from worker: "));
+    let idle = results.filter(|line| line.ends_with(": 0")).count();
+    same("workers without work", 0, idle)
 }
 
 /// It would take years, but it starts.
@@ -209,4 +223,16 @@ fn stdout_closed_early(mut command: Command) -> Result<()> {
     close(stdout)?;
     let output = program.finish()?;
     output.ended_with("", 0)
+}
+
+/// There is room for the main thread's line, and not for the worker's.
+fn stdout_closed_while_a_worker_writes(command: Command) -> Result<()> {
+    const ROOM: usize = "This is the main thread\n".len();
+    let (stdout, mut theirs) = pipe()?;
+    fcntl(&theirs, FcntlArg::F_SETPIPE_SZ(4096))?;
+    theirs.write_all(&[0; 4096 - ROOM])?;
+    let program = start_on(command, theirs)?;
+    wait_until_full(&stdout)?;
+    close(stdout)?;
+    program.finish()?.ended_with("", 0)
 }
