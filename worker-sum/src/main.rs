@@ -10,8 +10,7 @@ mod share;
 use std::hint::black_box;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, atomic::AtomicU64};
 use std::thread;
 
 use anyhow::{Context, Result, bail};

@@ -3,7 +3,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::iter::repeat_with;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -42,6 +42,11 @@ impl Client {
 
     pub fn send(&mut self, text: &str) -> io::Result<()> {
         self.0.get_mut().write_all(text.as_bytes())
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn end(&self) -> io::Result<()> {
+        self.0.get_ref().shutdown(Shutdown::Write)
     }
 
     pub fn get(&mut self) -> io::Result<Answer> {

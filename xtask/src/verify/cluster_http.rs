@@ -4,7 +4,7 @@
 mod cluster;
 
 use std::fs;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write, pipe};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
@@ -20,7 +21,7 @@ use super::case::{Example, looks};
 use super::check;
 use super::client::{Answer, Client, GET, Load, Tally};
 use super::run::{
-    Go, Running, close, run, same, signal_to, sleeps, start, start_unread, wait_until,
+    Go, Running, close, run, same, signal_to, sleeps, start, start_on, start_unread, wait_until,
     wait_until_gone,
 };
 use super::server::{Deployed, Server, get_until_last, hello, last_hello};
@@ -78,6 +79,7 @@ pub fn checks() -> Vec<Trial> {
         every_method_and_path,
         bad_requests,
         kept_alive,
+        a_client_that_has_said_all,
         workers_leave_a_killed_primary,
     ]));
     // What Node's program does not, or not as well.
@@ -89,6 +91,7 @@ pub fn checks() -> Vec<Trial> {
         a_taken_port,
         a_port_taken_by_another_copy,
         stdout_closed_early,
+        stdout_full,
         the_limit_of_descriptors_is_raised,
         spread_over_two,
         spread_over_four,
@@ -119,6 +122,8 @@ pub fn checks() -> Vec<Trial> {
         what_is_queued_for_a_killed_worker,
         a_roll_to_one_that_never_serves,
         a_roll_to_one_that_hangs,
+        a_death_while_the_successor_hangs,
+        a_signal_to_the_group_while_one_starts,
         nothing_leaks_below_a_worker,
         a_worker_without_a_primary,
         the_default_port,
@@ -231,6 +236,17 @@ fn kept_alive(command: Command) -> Result<()> {
     server.stop()
 }
 
+fn a_client_that_has_said_all(command: Command) -> Result<()> {
+    let server = Server::start_either(command, 1)?;
+    let mut client = server.connect()?;
+    client.send(&GET.repeat(3))?;
+    client.end()?;
+    for _ in 0..3 {
+        same("body", "hello world\n", &client.answer()?.body)?;
+    }
+    server.stop()
+}
+
 fn workers_leave_a_killed_primary(command: Command) -> Result<()> {
     let server = Server::start_either(command, 2)?;
     server.program.signal(Signal::SIGKILL)?;
@@ -338,6 +354,23 @@ fn stdout_closed_early(mut command: Command) -> Result<()> {
         output.stderr()
     );
     output.ended_with_status(0)
+}
+
+/// There is room for the first line, and nobody reads.
+fn stdout_full(mut command: Command) -> Result<()> {
+    command.args(["127.0.0.1:0", "1"]);
+    let (stdout, mut theirs) = pipe()?;
+    fcntl(&theirs, FcntlArg::F_SETPIPE_SZ(4096))?;
+    theirs.write_all(&[0; 4096 - 40])?;
+    let server = Server::of(start_on(command, theirs)?)?;
+    for _ in 0..3 {
+        same("answer", hello(), server.connect()?.get()?)?;
+        signal_to(children(server.program.pid())?[0], Signal::SIGKILL)?;
+    }
+    same("answer", hello(), server.connect()?.get()?)?;
+    server.end()?;
+    drop(stdout);
+    Ok(())
 }
 
 fn the_limit_of_descriptors_is_raised(command: Command) -> Result<()> {
@@ -955,6 +988,49 @@ fn a_roll_to_one_that_hangs(_: Command) -> Result<()> {
         Ok(server.program.stderr().ends_with(&says).then_some(()))
     })?;
     same("answer", hello(), server.connect()?.get()?)?;
+    server.end()
+}
+
+fn a_death_while_the_successor_hangs(_: Command) -> Result<()> {
+    let deployed = Deployed::new()?;
+    let server = Server::start(Command::new(deployed.path()), 1)?;
+    deployed.replace_by("exec cat")?;
+    let old = server.workers();
+    server.program.signal(Signal::SIGHUP)?;
+    wait_until("the successor to start", || {
+        Ok((children(server.program.pid())?.len() == 2).then_some(()))
+    })?;
+    deployed.replace_by_itself()?;
+    signal_to(old[0], Signal::SIGKILL)?;
+    server.wait_for_successors(&old)?;
+    same("answer", hello(), server.connect()?.get()?)?;
+    ensure!(
+        !server.program.stderr().contains("did not serve"),
+        "it was waited for: {}",
+        server.program.stderr()
+    );
+    server.end()
+}
+
+/// It is the primary's, as ^C and the end of a terminal are.
+fn a_signal_to_the_group_while_one_starts(_: Command) -> Result<()> {
+    let deployed = Deployed::new()?;
+    let mut command = Command::new(deployed.path());
+    command.process_group(0);
+    let server = Server::start(command, 1)?;
+    let go = Go::new()?;
+    let real = programs::example("cluster-http").display();
+    let script = format!("{}; {}; exec {real} \"$@\"", go.tell(1), go.wait(2));
+    deployed.replace_by(&script)?;
+    let old = server.workers();
+    signal_to(old[0], Signal::SIGKILL)?;
+    let starting = go.hear(1)?;
+    let group = Pid::from_raw(server.program.pid().cast_signed());
+    killpg(group, Signal::SIGHUP)?;
+    go.say(2)?;
+    server
+        .program
+        .wait_for_stdout(&format!("Worker {starting} started\n"))?;
     server.end()
 }
 

@@ -28,7 +28,13 @@ impl Server {
 
     pub fn start_on(mut command: Command, address: &str, workers: usize) -> Result<Self> {
         command.args([address, &workers.to_string()]);
-        let program = start(command)?;
+        let server = Self::of(start(command)?)?;
+        server.wait_for_workers(workers)?;
+        Ok(server)
+    }
+
+    /// Waits until the port has said where it listens.
+    pub fn of(program: Running) -> Result<Self> {
         let url = wait_until("the program to listen", || {
             let stderr = program.stderr();
             let url = stderr.split_once("listening on http://");
@@ -39,9 +45,7 @@ impl Server {
             Ok(url.map(|(address, _)| address.to_owned()))
         })?;
         let address = url.replace("localhost", "127.0.0.1").parse()?;
-        let server = Self { program, address };
-        server.wait_for_workers(workers)?;
-        Ok(server)
+        Ok(Self { program, address })
     }
 
     /// Starts the port or Node's program, which does not tell its address.
