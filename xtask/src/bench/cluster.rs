@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -17,6 +16,7 @@ use tokio::task::JoinSet;
 use super::{Better, Group, Row, Who, bare, milliseconds, program};
 use crate::procfs::{children, cpu_time, memory};
 use crate::verify::client::{Client, GET, free_port};
+use crate::verify::run::signal_to;
 
 pub const GROUPS: &[Group] = &[
     Group {
@@ -206,7 +206,7 @@ fn death_to_answer(who: Who) -> Result<f64> {
     // It is to be the death of a worker that has lived.
     thread::sleep(Duration::from_millis(150));
     let began = Instant::now();
-    kill(Pid::from_raw(worker.cast_signed()), Signal::SIGKILL)?;
+    signal_to(worker, Signal::SIGKILL)?;
     server.answer()?;
     Ok(milliseconds(began.elapsed()))
 }

@@ -8,14 +8,14 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::{Better, Group, Row, Started, Who, bare, milliseconds, on_one_cpu, program, start};
 use crate::procfs::{children, memory};
 use crate::programs;
 use crate::verify::fork_ipc::ipc;
+use crate::verify::run::signal_to;
 
 pub const GROUPS: &[Group] = &[
     Group {
@@ -213,7 +213,7 @@ fn parents_memory(who: Who) -> Result<f64> {
     let pid = parent.child.id();
     let memory = memory(pid, "VmRSS");
     for child in children(pid)? {
-        kill(Pid::from_raw(child.cast_signed()), Signal::SIGKILL)?;
+        signal_to(child, Signal::SIGKILL)?;
     }
     memory
 }

@@ -84,7 +84,7 @@ pub const GROUPS: &[Group] = &[
                 better: Better::Less,
             },
         ],
-        rounds: 7,
+        rounds: 9,
         sample: |who| on_one_cpu(|| streaming(who)),
     },
 ];
@@ -108,8 +108,8 @@ fn whole_run(who: Who, example: &str, script: &str, bare: &mut Command) -> Resul
 
 /// A command's output, through the program or `cat`, to a reader that does nothing with it.
 fn streaming(who: Who) -> Result<Vec<f64>> {
-    let bytes: u64 = if who == Who::Node { 1 << 28 } else { 1 << 30 };
-    let count = bytes.to_string();
+    const BYTES: u64 = 1 << 28;
+    let count = BYTES.to_string();
     let source = ["head", "-c", &count, "/dev/zero"];
 
     let began = Instant::now();
@@ -146,5 +146,5 @@ fn streaming(who: Who) -> Result<Vec<f64>> {
     if let Some(mut head) = head {
         head.wait()?;
     }
-    Ok(vec![bytes as f64 / seconds / 1e9, peak])
+    Ok(vec![BYTES as f64 / seconds / 1e9, peak])
 }

@@ -9,7 +9,7 @@ mod exec_count;
 pub mod fork_ipc;
 mod generated;
 mod readmes;
-mod run;
+pub mod run;
 mod server;
 mod settings;
 mod spawn_ls;
