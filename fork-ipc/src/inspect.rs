@@ -1,7 +1,8 @@
 //! Node's `util.inspect()`, for what a channel carries: a message as `console.log` prints it.
 //!
-//! On one line, with keys and digits as they came. That a long or wide value is broken over
-//! several lines is the one thing of Node's layout that is left out; this is what Node itself prints with the options
+//! On one line and whole, with keys in the order and numbers in the digits in which they came
+//! (an exponent as `e+5`). Node would break a long or wide value over several lines, and cut it
+//! after 100 items and 10,000 characters of a string; this is what it prints with the options
 //! `{ breakLength: Infinity, compact: true, maxArrayLength: null, maxStringLength: null }`.
 //!
 //! A file to copy. It needs in `Cargo.toml`:
