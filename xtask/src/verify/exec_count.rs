@@ -314,9 +314,10 @@ fn kill_signal() -> Result<()> {
     same("signal", Some(2), error.signal)?;
 
     // All of the command hears it, and has its time to end by itself while the shell waits.
+    // (What the shell says of its children would meet a pipe that nobody reads.)
     let heard = Go::new()?;
     let command = format!(
-        "trap wait TERM; (trap '{}; exit' TERM; echo up; while :; do sleep 0.01; done) & wait",
+        "exec 2>/dev/null; trap wait TERM; (trap '{}; exit' TERM; echo up; while :; do sleep 0.01; done) & wait",
         heard.tell(1)
     );
     let options = Options {
