@@ -994,12 +994,11 @@ fn a_roll_to_one_that_hangs(_: Command) -> Result<()> {
 fn a_death_while_the_successor_hangs(_: Command) -> Result<()> {
     let deployed = Deployed::new()?;
     let server = Server::start(Command::new(deployed.path()), 1)?;
-    deployed.replace_by("exec cat")?;
+    let up = Go::new()?;
+    deployed.replace_by(&format!("{}; exec cat", up.tell(1)))?;
     let old = server.workers();
     server.program.signal(Signal::SIGHUP)?;
-    wait_until("the successor to start", || {
-        Ok((children(server.program.pid())?.len() == 2).then_some(()))
-    })?;
+    up.hear(1)?;
     deployed.replace_by_itself()?;
     signal_to(old[0], Signal::SIGKILL)?;
     server.wait_for_successors(&old)?;
