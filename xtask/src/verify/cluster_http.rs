@@ -610,25 +610,22 @@ fn a_signal_while_the_first_one_starts(_: Command) -> Result<()> {
 }
 
 fn no_worker_ever_comes_up(_: Command) -> Result<()> {
-    let (program, _deployed) = without_its_file(Some("exit 7"))?;
-    let output = program.finish()?;
-    let stderr = output.stderr();
     let says = " ended before it served (exit status: 7)\n";
-    ensure!(
-        stderr.starts_with("cluster-http: worker ") && stderr.ends_with(says),
-        "{stderr:?}"
-    );
-    same("lines", 1, stderr.lines().count())?;
-    output.ended_with_status(1)
+    gives_up(Some("exit 7"), "worker ", says)
 }
 
 fn no_program_to_start_workers_from(_: Command) -> Result<()> {
-    let (program, _deployed) = without_its_file(None)?;
+    let says = "/program (deleted): No such file or directory (os error 2)\n";
+    gives_up(None, "cannot start ", says)
+}
+
+/// In one line, which starts and ends so.
+fn gives_up(script: Option<&str>, start: &str, end: &str) -> Result<()> {
+    let (program, _deployed) = without_its_file(script)?;
     let output = program.finish()?;
     let stderr = output.stderr();
-    let says = "/program (deleted): No such file or directory (os error 2)\n";
     ensure!(
-        stderr.starts_with("cluster-http: cannot start ") && stderr.ends_with(says),
+        stderr.starts_with(&format!("cluster-http: {start}")) && stderr.ends_with(end),
         "{stderr:?}"
     );
     same("lines", 1, stderr.lines().count())?;
