@@ -4,7 +4,6 @@
 mod exec;
 
 use std::fs;
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 use std::sync::Arc;
@@ -19,8 +18,7 @@ use self::exec::{Cause, Error, Options, Output, exec};
 use super::case::{Example, Expected, looks};
 use super::check;
 use super::run::{
-    Go, LIMIT, close, run, same, sleeps, start, start_unread, start_unread_non_blocking,
-    wait_until_full, wait_until_gone,
+    Go, LIMIT, close, interrupt_unread, read_late, run, same, start, start_unread, wait_until_gone,
 };
 
 pub const EXEC_COUNT: Example = Example {
@@ -130,12 +128,7 @@ fn the_documents_program(mut command: Command) -> Result<()> {
 /// As where stdout is shared with Node.
 fn a_slow_reader_without_blocking(mut command: Command) -> Result<()> {
     command.arg("head -c 1000000 /dev/zero");
-    let (program, mut pipe) = start_unread_non_blocking(command)?;
-    wait_until_full(&pipe)?;
-    sleeps(program.pid())?;
-    let mut written = Vec::new();
-    pipe.read_to_end(&mut written)?;
-    program.finish()?.ended_with("", 0)?;
+    let written = read_late(command)?;
     same(
         "bytes",
         "Number of files: \n".len() + 1_000_000,
@@ -176,11 +169,7 @@ fn a_signal_ends_the_command_too(_: Command) -> Result<()> {
 
 fn a_signal_while_the_reader_sleeps(mut command: Command) -> Result<()> {
     command.arg("head -c 1000000 /dev/zero");
-    let (program, stdout) = start_unread(command)?;
-    wait_until_full(&stdout)?;
-    program.signal(Signal::SIGINT)?;
-    let output = program.finish()?;
-    output.ended_with("", -(Signal::SIGINT as i32))
+    interrupt_unread(command)
 }
 
 // The options, through the file to copy.

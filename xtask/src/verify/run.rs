@@ -137,7 +137,7 @@ pub fn start_unread(command: Command) -> Result<(Running, PipeReader)> {
 
 /// Starts a program whose stdout is left to the caller and does not block, as where the
 /// program shares it with Node.
-pub fn start_unread_non_blocking(command: Command) -> Result<(Running, PipeReader)> {
+fn start_unread_non_blocking(command: Command) -> Result<(Running, PipeReader)> {
     let (stdout, theirs) = pipe()?;
     fcntl(&theirs, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok((start_on(command, theirs)?, stdout))
@@ -319,6 +319,26 @@ pub fn close(pipe: PipeReader) -> Result<()> {
 fn writer_of(pid: u32, fd: RawFd) -> Result<File> {
     let path = format!("/proc/{pid}/fd/{fd}");
     Ok(File::options().write(true).open(path)?)
+}
+
+/// Interrupts a program whose reader sleeps, and which hears that nevertheless.
+pub fn interrupt_unread(command: Command) -> Result<()> {
+    let (program, stdout) = start_unread(command)?;
+    wait_until_full(&stdout)?;
+    program.signal(Signal::SIGINT)?;
+    let output = program.finish()?;
+    output.ended_with("", -(Signal::SIGINT as i32))
+}
+
+/// What a program writes to a pipe that does not block and is read late.
+pub fn read_late(command: Command) -> Result<Vec<u8>> {
+    let (program, mut pipe) = start_unread_non_blocking(command)?;
+    wait_until_full(&pipe)?;
+    sleeps(program.pid())?;
+    let mut written = Vec::new();
+    pipe.read_to_end(&mut written)?;
+    program.finish()?.ended_with("", 0)?;
+    Ok(written)
 }
 
 /// Whether a process that has to wait does so without taking a CPU's time.

@@ -10,8 +10,8 @@ use nix::sys::signal::Signal;
 
 use super::case::{Example, Expected, looks};
 use super::run::{
-    Go, code, run, same, sleeps, start, start_on, start_unread, start_unread_non_blocking,
-    wait_until, wait_until_blocked, wait_until_full, wait_until_gone,
+    Go, code, interrupt_unread, read_late, run, same, start, start_on, start_unread, wait_until,
+    wait_until_blocked, wait_until_full, wait_until_gone,
 };
 use crate::procfs::memory;
 
@@ -253,12 +253,7 @@ fn a_gigabyte_in_little_memory(mut command: Command) -> Result<()> {
 /// As where stdout is shared with Node.
 fn a_slow_reader_without_blocking(mut command: Command) -> Result<()> {
     command.args(["head", "-c", "1000000", "/dev/zero"]);
-    let (program, mut pipe) = start_unread_non_blocking(command)?;
-    wait_until_full(&pipe)?;
-    sleeps(program.pid())?;
-    let mut written = Vec::new();
-    pipe.read_to_end(&mut written)?;
-    program.finish()?.ended_with("", 0)?;
+    let written = read_late(command)?;
     let zeros = written.iter().filter(|byte| **byte == 0).count();
     same("bytes of the command", 1_000_000, zeros)
 }
@@ -312,9 +307,5 @@ fn a_signal_ends_the_child_too(_: Command) -> Result<()> {
 
 fn a_signal_while_the_reader_sleeps(mut command: Command) -> Result<()> {
     command.arg("yes");
-    let (program, stdout) = start_unread(command)?;
-    wait_until_full(&stdout)?;
-    program.signal(Signal::SIGINT)?;
-    let output = program.finish()?;
-    output.ended_with("", -(Signal::SIGINT as i32))
+    interrupt_unread(command)
 }
