@@ -1,199 +1,287 @@
-//! An HTTP/1.1 server for one listener, which can be stopped without failing a request.
+//! Node's `http.createServer()`: an HTTP/1.1 server with a graceful shutdown. It serves any TCP
+//! connection that it is given.
 //!
-//! A file to copy. It needs in `Cargo.toml`:
+//! Copy this file. It needs:
 //!
-//! ```toml
-//! http-body-util = "0.1"
-//! hyper = { version = "1", features = ["http1", "server"] }
-//! hyper-util = { version = "0.1", features = ["tokio"] }
-//! tokio = { version = "1", features = ["macros", "net", "rt", "sync", "time"] }
+//! ```sh
+//! cargo add http-body-util hyper hyper-util nix tokio --features hyper/http1,hyper/server,hyper-util/tokio,nix/net,nix/socket,tokio/io-util,tokio/macros,tokio/net,tokio/rt-multi-thread,tokio/signal,tokio/sync,tokio/time
 //! ```
-//!
-//! (In a worker of `cluster.rs` its line for tokio serves both, and the body is
-//! `primary.ready().await; http::serve(listener, handler, primary.stop()).await`.)
 //!
 //! ```rust,ignore
 //! mod http;
 //!
-//! #[tokio::main(flavor = "current_thread")]
+//! use std::{pin::pin, time::Duration};
+//!
+//! use tokio::{net::TcpListener, select, signal::ctrl_c, time::sleep};
+//!
+//! #[tokio::main]
 //! async fn main() -> std::io::Result<()> {
-//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-//!     println!("http://{}/", listener.local_addr()?);
-//!     let hello = async |_request| hyper::Response::new("hello\n".into());
-//!     // It stops when a future is ready, such as that of a signal. This one never is.
-//!     http::serve(listener, hello, std::future::pending()).await;
+//!     let server = http::create_server(async |_| hyper::Response::new("hello\n".to_owned()));
+//!     let listener = TcpListener::bind("127.0.0.1:3000").await?;
+//!     let mut interrupt = pin!(ctrl_c());
+//!     loop {
+//!         select! {
+//!             accepted = listener.accept() => match accepted {
+//!                 Ok((connection, _)) => server.serve(connection),
+//!                 // For instance, no descriptor is left.
+//!                 Err(_) => sleep(Duration::from_millis(50)).await,
+//!             },
+//!             _ = &mut interrupt => break,
+//!         }
+//!     }
+//!     drop(listener);
+//!     server.close().await;
 //!     Ok(())
 //! }
 //! ```
 
-// Whoever copies this file may not use all of it.
+// A program may need only a part of this file.
 #![allow(dead_code)]
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Bytes, Incoming};
-use hyper::header::{CONNECTION, HOST, HeaderValue};
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Bytes, Frame, Incoming};
+use hyper::header::{CONNECTION, EXPECT, HOST, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+#[cfg(target_os = "linux")]
+use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
+use tokio::io::{copy, sink};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-/// How long a client may take from one request's end to the end of the next one's headers;
-/// then its connection is closed. Node's `keepAliveTimeout` and `headersTimeout` in one.
+/// How long a client may take from one response to the end of the next request's headers. Then its
+/// connection is closed. Node has `keepAliveTimeout` and `headersTimeout` for this.
 pub const HEADERS_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long a body that [`discard`] drops may take. Node's `requestTimeout`.
+/// How long the client may take to send the rest of a body that the handler has not read, or to send
+/// the first part of one after `100 Continue`.
 pub const BODY_WITHIN: Duration = Duration::from_secs(300);
 
-/// The most bytes that a request's headers may have; with more it gets 431. Node's
-/// `maxHeaderSize`.
+/// How long a client may leave a response unread. Then its connection is closed. Linux only.
+pub const READ_WITHIN: Duration = Duration::from_secs(90);
+
+/// The most bytes that the headers of a request may have. More get 431. Node's `maxHeaderSize`.
 pub const MAX_HEADER_SIZE: usize = 16 * 1024;
 
-/// How long a server that stops keeps connections open that have nothing to do: a client
-/// may have sent its next request already.
+/// How long a server that shuts down keeps idle connections open: the client may already have sent
+/// its next request.
 pub const IDLE_GRACE: Duration = Duration::from_secs(2);
 
-/// How long a server that stops waits, after that, for requests that are being answered.
+/// How long a server that shuts down waits for responses after [`IDLE_GRACE`].
 pub const REQUEST_GRACE: Duration = Duration::from_secs(8);
 
-/// How long to wait when no connection can be accepted, as when there are no descriptors
-/// left: without a pause, trying again would take all of a CPU.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a connection is read after its last response. To close it with unread data would reset
+/// it, and the client could lose the response.
+const LINGER: Duration = Duration::from_secs(2);
 
-#[derive(Clone, Copy, PartialEq)]
+/// An HTTP server: Node's `http.Server`. When this is dropped, every connection is closed at once.
+pub struct Server<H> {
+    handler: H,
+    phase: watch::Sender<Phase>,
+}
+
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
 enum Phase {
     /// Connections are kept alive.
     Serving,
-    /// Each answer is its connection's last.
-    LastAnswers,
+    /// Each response is the last one on its connection.
+    LastResponses,
     /// A connection without a request is closed.
     CloseIdle,
+    /// Every connection is closed.
+    CloseAll,
 }
 
-/// Answers requests on `listener` by `handler`, Node's `requestListener`, until `stop` is
-/// ready, then drains: no new connection is taken but those already queued, each is told
-/// `Connection: close` with its next answer, those idle are closed after [`IDLE_GRACE`], and
-/// all of them after [`REQUEST_GRACE`] more.
+/// Creates a server that calls `handler` for each request: Node's `http.createServer()`.
 ///
-/// What happens to a single connection never ends it: a handler that panics ends its own.
-pub async fn serve<H, A>(listener: TcpListener, handler: H, stop: impl Future<Output = ()>)
-where
-    H: Fn(Request<Incoming>) -> A + Clone + Send + Sync + 'static,
-    A: Future<Output = Response<Full<Bytes>>> + Send + 'static,
-{
+/// A handler that panics ends its own connection only.
+pub fn create_server<H>(handler: H) -> Server<H> {
     let phase = watch::Sender::new(Phase::Serving);
-    let mut connections = JoinSet::new();
-    let mut stop = pin!(stop);
-    loop {
-        tokio::select! {
-            () = &mut stop => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    let handler = handler.clone();
-                    connections.spawn(serve_connection(stream, handler, phase.subscribe()));
-                }
-                Err(_) => sleep(ACCEPT_PAUSE).await,
-            },
-            Some(_) = connections.join_next() => {}
-        }
+    Server { handler, phase }
+}
+
+impl<H, A, B> Server<H>
+where
+    H: Fn(Request<Body>) -> A + Clone + Send + Sync + 'static,
+    A: Future<Output = Response<B>> + Send + 'static,
+    B: hyper::body::Body + Default + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    /// Serves a connection, in a task of its own: Node's `server.emit('connection', socket)`.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn serve(&self, connection: TcpStream) {
+        let (handler, phase) = (self.handler.clone(), self.phase.subscribe());
+        tokio::spawn(serve(connection, handler, phase));
     }
 
-    phase.send_replace(Phase::LastAnswers);
-    let take_what_is_queued = async {
-        // A wait of no length ends when there is no more.
-        while let Ok(accepted) = timeout(Duration::ZERO, listener.accept()).await {
-            match accepted {
-                Ok((stream, _)) => {
-                    let handler = handler.clone();
-                    connections.spawn(serve_connection(stream, handler, phase.subscribe()));
-                }
-                Err(_) => sleep(ACCEPT_PAUSE).await,
+    /// Shuts down gracefully: Node's `server.close()`.
+    ///
+    /// Every response has `Connection: close`. Idle connections are closed after [`IDLE_GRACE`], all
+    /// others after [`REQUEST_GRACE`] more. Requests that take longer are lost.
+    pub async fn close(self) {
+        let phases = [
+            (Phase::LastResponses, IDLE_GRACE),
+            (Phase::CloseIdle, REQUEST_GRACE),
+            (Phase::CloseAll, LINGER),
+        ];
+        for (phase, grace) in phases {
+            self.phase.send_replace(phase);
+            // Ready when no connection is left.
+            if timeout(grace, self.phase.closed()).await.is_ok() {
+                return;
             }
         }
-    };
-    let _ = timeout(IDLE_GRACE, take_what_is_queued).await;
-    drop(listener);
-
-    if timeout(IDLE_GRACE, all_closed(&mut connections))
-        .await
-        .is_err()
-    {
-        phase.send_replace(Phase::CloseIdle);
-        let _ = timeout(REQUEST_GRACE, all_closed(&mut connections)).await;
     }
 }
 
-/// Reads a request's body in the background, and drops it: for a handler that answers without
-/// it. What is not read would close the connection. It may take as long as [`BODY_WITHIN`].
-pub fn discard(mut body: Incoming) {
-    if !body.is_end_stream() {
-        tokio::spawn(timeout(BODY_WITHIN, async move {
-            while let Some(Ok(_)) = body.frame().await {}
-        }));
-    }
-}
-
-async fn all_closed(connections: &mut JoinSet<()>) {
-    while connections.join_next().await.is_some() {}
-}
-
-async fn serve_connection<H, A>(stream: TcpStream, handler: H, mut phase: watch::Receiver<Phase>)
+async fn serve<H, A, B>(mut connection: TcpStream, handler: H, mut phase: watch::Receiver<Phase>)
 where
-    H: Fn(Request<Incoming>) -> A,
-    A: Future<Output = Response<Full<Bytes>>>,
+    H: Fn(Request<Body>) -> A,
+    A: Future<Output = Response<B>>,
+    B: hyper::body::Body + Default + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    // An answer is written in one go: waiting for more to send with it only delays it.
-    let _ = stream.set_nodelay(true);
+    // A response is written at once, so waiting for more data would only delay it.
+    let _ = connection.set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let _ = setsockopt(
+        &connection,
+        TcpUserTimeout,
+        &(READ_WITHIN.as_millis() as u32),
+    );
+
     let current = phase.clone();
     let service = service_fn(|request| async {
         let mut response = answer(request, &handler).await;
-        if *current.borrow() != Phase::Serving {
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(CONNECTION, close);
+        if *current.borrow() > Phase::Serving {
+            close_after(&mut response);
         }
         Ok::<_, Infallible>(response)
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_WITHIN)
-        .max_header_size(MAX_HEADER_SIZE)
-        // A client that has said all it has to say still hears its answers.
-        .half_close(true)
-        // A small answer costs less as one piece than as a list of two.
-        .writev(false)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection);
-
-    // An error is the client's: it has had its 400 or 431, or has gone.
-    tokio::select! {
-        biased;
-        _ = &mut connection => return,
-        _ = phase.wait_for(|phase| *phase == Phase::CloseIdle) => {}
+    {
+        let http = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADERS_WITHIN)
+            .max_header_size(MAX_HEADER_SIZE)
+            // A half-closed client still gets its responses.
+            .half_close(true)
+            // For a small response, one buffer costs less than a list of two.
+            .writev(false)
+            .serve_connection(TokioIo::new(&mut connection), service);
+        let mut http = pin!(http);
+        // Errors are ignored: the client has got 400 or 431, or has closed the connection.
+        let has_ended = tokio::select! {
+            biased;
+            _ = &mut http => true,
+            () = reached(&mut phase, Phase::CloseIdle) => false,
+        };
+        if !has_ended {
+            http.as_mut().graceful_shutdown();
+            tokio::select! {
+                _ = http => {}
+                () = reached(&mut phase, Phase::CloseAll) => return,
+            }
+        }
     }
-    connection.as_mut().graceful_shutdown();
-    let _ = connection.await;
+    let _ = timeout(LINGER, copy(&mut connection, &mut sink())).await;
 }
 
-/// Asks the handler, after what hyper leaves to the server: HTTP/1.1 wants a `Host`.
-async fn answer<H, A>(request: Request<Incoming>, handler: H) -> Response<Full<Bytes>>
+/// Waits until the server has reached a phase, or has been dropped.
+async fn reached(phase: &mut watch::Receiver<Phase>, far: Phase) {
+    let _ = phase.wait_for(|phase| *phase >= far).await;
+}
+
+/// Calls the handler, unless HTTP forbids the request or it is for a proxy.
+async fn answer<H, A, B>(mut request: Request<Incoming>, handler: &H) -> Response<B>
 where
-    H: Fn(Request<Incoming>) -> A,
-    A: Future<Output = Response<Full<Bytes>>>,
+    H: Fn(Request<Body>) -> A,
+    A: Future<Output = Response<B>>,
+    B: Default,
 {
-    if request.version() < Version::HTTP_11 || request.headers().contains_key(HOST) {
-        return handler(request).await;
+    let hosts = request.headers().get_all(HOST).iter().count();
+    let refusal = match request.version() {
+        _ if request.method() == Method::CONNECT => Some(StatusCode::METHOD_NOT_ALLOWED),
+        Version::HTTP_11 if hosts != 1 => Some(StatusCode::BAD_REQUEST),
+        _ => None,
+    };
+    if let Some(status) = refusal {
+        return refuse(status);
     }
+    // hyper sends `100 Continue` when the body is first read. A handler might never read it, so this
+    // reads the first frame.
+    let first = match request.headers().contains_key(EXPECT) {
+        true => match timeout(BODY_WITHIN, request.body_mut().frame()).await {
+            Ok(first) => first,
+            Err(_) => return refuse(StatusCode::REQUEST_TIMEOUT),
+        },
+        false => None,
+    };
+    handler(request.map(|rest| Body {
+        first,
+        rest: Some(rest),
+    }))
+    .await
+}
+
+fn refuse<B: Default>(status: StatusCode) -> Response<B> {
     let mut response = Response::default();
-    *response.status_mut() = StatusCode::BAD_REQUEST;
+    *response.status_mut() = status;
+    close_after(&mut response);
+    response
+}
+
+fn close_after<B>(response: &mut Response<B>) {
     let close = HeaderValue::from_static("close");
     response.headers_mut().insert(CONNECTION, close);
-    response
+}
+
+/// The body of a request: Node's `http.IncomingMessage` as a stream.
+///
+/// When it is dropped in a tokio runtime, the rest of the body is read in the background, as in Node. Otherwise hyper
+/// would close the connection.
+pub struct Body {
+    first: Option<Result<Frame<Bytes>, hyper::Error>>,
+    /// There until this is dropped.
+    rest: Option<Incoming>,
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match (self.first.take(), &mut self.rest) {
+            (None, Some(rest)) => Pin::new(rest).poll_frame(context),
+            (first, _) => Poll::Ready(first),
+        }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        let rest = self.rest.take().filter(|rest| !rest.is_end_stream());
+        if let (Some(mut rest), Ok(runtime)) = (rest, Handle::try_current()) {
+            runtime.spawn(timeout(BODY_WITHIN, async move {
+                while let Some(Ok(_)) = rest.frame().await {}
+            }));
+        }
+    }
 }

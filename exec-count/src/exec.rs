@@ -1,65 +1,71 @@
-//! Node's `child_process.exec()`: run a command in a shell and get all it wrote.
+//! Node's `child_process.exec()` and `execFile()`: runs a command and returns its whole output.
 //!
-//! A file to copy. It needs in `Cargo.toml`:
+//! Copy this file. It needs:
 //!
-//! ```toml
-//! nix = { version = "0.31", features = ["process", "signal"] }
-//! tokio = { version = "1", features = ["io-util", "macros", "process", "rt", "time"] }
+//! ```sh
+//! cargo add nix tokio --features nix/process,nix/signal,tokio/io-util,tokio/macros,tokio/net,tokio/process,tokio/rt-multi-thread,tokio/time
 //! ```
 //!
 //! ```rust,ignore
 //! mod exec;
 //!
-//! #[tokio::main(flavor = "current_thread")]
-//! async fn main() -> Result<(), exec::Error> {
-//!     let output = exec::exec("ls / | wc -l", &exec::Options::default()).await?;
-//!     println!("{} names", output.stdout.trim());
+//! use std::{io::Write, time::Duration};
+//!
+//! use exec::{Options, exec, exec_file};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let names = exec("ls / | wc -l", &Options::default()).await?;
+//!     let timeout = Duration::from_secs(5);
+//!     let options = Options { timeout, ..Options::default() };
+//!     let usage = exec_file("du", ["-sh", "/usr/bin"], &options).await?;
+//!     write!(std::io::stdout(), "{}{}", names.stdout, usage.stdout)?;
 //!     Ok(())
 //! }
 //! ```
+//!
+//! Unsafe code: a `pre_exec`, which makes two system calls between fork and exec.
 
-// Whoever copies this file may not use all of it.
+// A program may need only a part of this file.
 #![allow(dead_code)]
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, setsid};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use nix::sys::signal::Signal;
+use nix::unistd::{setsid, write};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe::{Receiver, pipe};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
-
-/// A killed command that does not end within this time is killed with SIGKILL.
-const GRACE: Duration = Duration::from_secs(2);
 
 /// The options of Node's `exec()`, under its names and with its defaults.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How long the command may take before it is killed. `None`, the default, and Node's 0:
-    /// for ever.
-    pub timeout: Option<Duration>,
+    /// How long the command may take before it is killed. Zero, the default, is no limit.
+    pub timeout: Duration,
     /// How many bytes each of stdout and stderr may have before the command is killed.
     /// Default: 1 MiB.
     pub max_buffer: usize,
-    /// What the command is killed with. Default: SIGTERM.
+    /// The signal that kills the command. Default: SIGTERM.
     pub kill_signal: Signal,
-    /// The folder the command runs in. `None`, the default: this process's.
+    /// The folder in which the command runs. Default: this process's.
     pub cwd: Option<PathBuf>,
-    /// All of the command's environment. `None`, the default: this process's.
+    /// The whole environment of the command. Default: this process's.
     pub env: Option<Vec<(OsString, OsString)>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
-            timeout: None,
+            timeout: Duration::ZERO,
             max_buffer: 1024 * 1024,
             kill_signal: Signal::SIGTERM,
             cwd: None,
@@ -68,126 +74,200 @@ impl Default for Options {
     }
 }
 
-/// What a command that succeeded wrote. Bytes that are not UTF-8 have become U+FFFD.
+/// The output of a command that succeeded, at most `max_buffer` bytes of each stream. What was
+/// not UTF-8 is U+FFFD.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// At most `max_buffer` bytes came.
     pub stdout: String,
-    /// At most `max_buffer` bytes came.
     pub stderr: String,
 }
 
-/// Why `exec` failed, with what Node has on its error. `Display` gives Node's text.
+/// Why a command failed, with the fields of Node's error. `Display` gives Node's text.
 #[derive(Debug)]
 pub struct Error {
-    /// The command, as it was given.
+    /// The command; for [`exec_file`], the program and its arguments, separated by spaces.
     pub cmd: String,
     /// What made it fail.
     pub cause: Cause,
-    /// The shell's exit code; `None` if it did not exit by itself.
+    /// The exit code; `None` if the command did not exit by itself.
     pub code: Option<i32>,
-    /// The number of the signal that ended the shell.
+    /// The number of the signal that ended the command.
     pub signal: Option<i32>,
-    /// Whether `exec` killed the command.
+    /// Whether the command was killed because of `timeout` or `max_buffer`.
     pub killed: bool,
-    /// What had come until then, at most `max_buffer` bytes of it.
+    /// The output until then, at most `max_buffer` bytes.
     pub stdout: String,
-    /// What had come until then, at most `max_buffer` bytes of it.
+    /// The output until then, at most `max_buffer` bytes.
     pub stderr: String,
 }
 
-/// What made `exec` fail.
+/// What made a command fail.
 #[derive(Debug)]
 pub enum Cause {
-    /// The command ended with a code other than 0, or by a signal.
+    /// It ended with a code other than 0, or by a signal.
     Exit,
     /// It took longer than `timeout`.
     Timeout,
     /// It wrote more than `max_buffer` bytes to the stream of this name.
     MaxBuffer(&'static str),
-    /// The shell could not be started or read from.
+    /// It could not be started, or its output could not be read.
     Io(io::Error),
 }
 
-/// Node's `child_process.exec()`: runs `command` with `/bin/sh -c`, on an empty stdin, and
-/// waits until it has ended and both its outputs have.
+/// Runs `command` with `/bin/sh -c`: Node's `child_process.exec()`. See [`exec_file`] for how it
+/// is run and how it ends.
 ///
-/// The command is a session of its own, so that killing it ends a whole pipeline where Node
-/// ends only the shell. It is killed when it exceeds `options.timeout` or
-/// `options.max_buffer`, with SIGKILL two seconds later if it has not ended, and when the
-/// future is dropped. The price: it has no terminal to ask
-/// on, and does not hear its ^C.
-///
-/// Never put into it what somebody else has typed: the shell reads all of it.
+/// The shell interprets the whole text. Never build it from what a user has typed: use
+/// [`exec_file`].
 ///
 /// # Errors
 ///
-/// When the shell cannot be started, the command does not exit with 0, or it is killed.
+/// As [`exec_file`], and when `command` is empty.
+///
+/// # Panics
+///
+/// Outside a tokio runtime.
 pub async fn exec(command: &str, options: &Options) -> Result<Output, Error> {
+    let mut shell = Command::new("/bin/sh");
+    shell.arg("-c").arg(command);
+    run(shell, command.to_owned(), options).await
+}
+
+/// Runs a program without a shell: Node's `child_process.execFile()`.
+///
+/// The program has an empty stdin. This waits until it has exited and its stdout and stderr are
+/// closed.
+///
+/// The program runs in a session and process group of its own. The whole group is sent `kill_signal`
+/// when a limit of `options` is exceeded, and SIGTERM when the future is dropped or this process
+/// exits or is killed. Two seconds later, what is left of the group is sent SIGKILL. A process that
+/// has left the group, for instance with `setsid`, is not reached. The program has no controlling
+/// terminal: it cannot prompt.
+///
+/// A small `/bin/sh` process, the guard, sends these signals. It runs as long as the program.
+///
+/// # Errors
+///
+/// When the program cannot be started, does not exit with code 0, or exceeds a limit.
+///
+/// # Panics
+///
+/// Outside a tokio runtime.
+pub async fn exec_file<A: AsRef<OsStr>>(
+    file: impl AsRef<OsStr>,
+    args: impl IntoIterator<Item = A>,
+    options: &Options,
+) -> Result<Output, Error> {
+    let mut command = Command::new(file);
+    command.args(args);
+    let std = command.as_std();
+    let words = [std.get_program()].into_iter().chain(std.get_args());
+    let words: Vec<_> = words.map(OsStr::to_string_lossy).collect();
+    let cmd = words.join(" ");
+    run(command, cmd, options).await
+}
+
+async fn run(command: Command, cmd: String, options: &Options) -> Result<Output, Error> {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let (status, cause) = match run(command, options, &mut stdout, &mut stderr).await {
-        Ok((status, None)) => (Some(status), Cause::Exit),
-        Ok((status, Some(killed_for))) => (Some(status), killed_for),
+    let ended = if cmd.is_empty() {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the command is empty",
+        ))
+    } else {
+        collect(command, options, &mut stdout, &mut stderr).await
+    };
+    let (status, cause) = match ended {
+        Ok((status, cause)) => (Some(status), cause),
         Err(error) => (None, Cause::Io(error)),
     };
     let stdout = String::from_utf8_lossy(&stdout).into_owned();
     let stderr = String::from_utf8_lossy(&stderr).into_owned();
-
-    let killed = matches!(cause, Cause::Timeout | Cause::MaxBuffer(_));
-    if status.is_some_and(|status| status.success()) && !killed {
+    if matches!(cause, Cause::Exit) && status.is_some_and(|status| status.success()) {
         return Ok(Output { stdout, stderr });
     }
     Err(Error {
-        cmd: command.to_owned(),
-        cause,
+        cmd,
         code: status.and_then(|status| status.code()),
         signal: status.and_then(|status| status.signal()),
-        killed,
+        killed: matches!(cause, Cause::Timeout | Cause::MaxBuffer(_)),
+        cause,
         stdout,
         stderr,
     })
 }
 
-/// Runs the command to its end and says how it ended, and what it was killed for if it was.
-async fn run(
-    command: &str,
+/// Runs the command to its end, and says how and why it ended.
+async fn collect(
+    mut command: Command,
     options: &Options,
     stdout: &mut Vec<u8>,
     stderr: &mut Vec<u8>,
-) -> io::Result<(ExitStatus, Option<Cause>)> {
-    let mut shell = Shell::start(command, options)?;
-    // Never 0, which would be this process's own group.
-    let id = shell.0.id().expect("nobody has waited for it");
-    let group = Pid::from_raw(id.cast_signed());
-    let out = shell.0.stdout.take().expect("stdout is piped");
-    let err = shell.0.stderr.take().expect("stderr is piped");
-
+) -> io::Result<(ExitStatus, Cause)> {
+    let (stdout_writer, stdout_reader) = pipe()?;
+    let (stderr_writer, stderr_reader) = pipe()?;
+    command
+        .stdin(Stdio::null())
+        .stdout(stdout_writer.into_blocking_fd()?)
+        .stderr(stderr_writer.into_blocking_fd()?);
+    let mut guard = Guard::start(&stdout_reader, &stderr_reader)?;
+    let mut child = start(command, options, &guard)?;
     let ended = async {
-        // Both at once: a command that has filled the other pipe would wait for ever.
+        // Both at the same time: otherwise the command could block on the one that is not read.
         tokio::try_join!(
-            fill(stdout, out, options.max_buffer, "stdout"),
-            fill(stderr, err, options.max_buffer, "stderr"),
+            fill(stdout, stdout_reader, options.max_buffer, "stdout"),
+            fill(stderr, stderr_reader, options.max_buffer, "stderr"),
         )?;
-        shell.0.wait().await.map_err(Cause::Io)
+        child.wait().await.map_err(Cause::Io)
     };
-    let limit = options.timeout.unwrap_or(Duration::MAX);
-    let cause = match timeout(limit, ended).await.unwrap_or(Err(Cause::Timeout)) {
-        Ok(status) => return Ok((status, None)),
-        Err(Cause::Io(error)) => return Err(error),
-        Err(cause) => cause,
+    let limit = match options.timeout {
+        Duration::ZERO => Duration::MAX,
+        limit => limit,
     };
-
-    shell.kill(options.kill_signal);
-    let status = match timeout(GRACE, shell.0.wait()).await {
-        Ok(status) => status?,
-        Err(_) => {
-            shell.kill(Signal::SIGKILL);
-            shell.0.wait().await?
+    match timeout(limit, ended).await.unwrap_or(Err(Cause::Timeout)) {
+        Ok(status) => {
+            guard.dismiss();
+            Ok((status, Cause::Exit))
         }
+        Err(Cause::Io(error)) => Err(error),
+        Err(exceeded) => {
+            if guard.kill(options.kill_signal).await.is_err() {
+                // Somebody has killed the guard.
+                child.start_kill()?;
+            }
+            Ok((child.wait().await?, exceeded))
+        }
+    }
+}
+
+/// Takes the command by value: dropping it closes this process's copies of the pipes' write ends.
+fn start(mut command: Command, options: &Options, guard: &Guard) -> io::Result<Child> {
+    if let Some(cwd) = &options.cwd {
+        command.current_dir(cwd);
+    }
+    if let Some(env) = &options.env {
+        command.env_clear().envs(env.iter().cloned());
+    }
+    let guard = guard.0.stdin.as_ref().expect("stdin is piped");
+    let guard = guard.as_fd().try_clone_to_owned()?;
+    let lead_a_session = move || {
+        let group = setsid()?.as_raw();
+        // The guard knows the group before the command can do anything.
+        let mut line = [0; 12];
+        writeln!(&mut line[..], "{group:11}")?;
+        write(&guard, &line)?;
+        Ok(())
     };
-    // What is left of the group has ignored the signal. While any is, its number is not reused.
-    let _ = killpg(group, Signal::SIGKILL);
-    Ok((status, Some(cause)))
+    // SAFETY: between fork and exec, `lead_a_session` makes two system calls, and allocates nothing.
+    unsafe { command.pre_exec(lead_a_session) };
+    command.spawn().map_err(|error| {
+        let program = command.as_std().get_program().to_string_lossy();
+        let reason = match error.raw_os_error() {
+            Some(number) => format!("{:?}", Errno::from_raw(number)),
+            None => error.to_string(),
+        };
+        io::Error::new(error.kind(), format!("spawn {program} {reason}"))
+    })
 }
 
 /// Reads `pipe` to its end into `buffer`, unless that takes more than `max_buffer` bytes.
@@ -207,46 +287,51 @@ async fn fill(
     Ok(())
 }
 
-/// A shell that leads a session, and so a process group, which ends when this is dropped.
-struct Shell(Child);
+/// A shell script that reads from its stdin the id of a process group, and then the number of a
+/// signal or the end of the file, and kills the group. The end of the file also comes when this
+/// process is killed.
+const GUARD: &str = r#"
+    read -r group || exit
+    read -r signal || signal=15
+    kill -s "$signal" -- "-$group"
+    tenths=0
+    while [ "$((tenths += 1))" -le 20 ] && kill -s 0 -- "-$group"; do
+        sleep 0.1
+    done
+    [ "$tenths" -le 20 ] || kill -s 9 -- "-$group"
+"#;
 
-impl Shell {
-    fn start(command: &str, options: &Options) -> io::Result<Self> {
-        let mut shell = Command::new("/bin/sh");
-        shell
-            .arg("-c")
-            .arg(command)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        if let Some(cwd) = &options.cwd {
-            shell.current_dir(cwd);
-        }
-        if let Some(env) = &options.env {
-            shell.env_clear().envs(env.iter().cloned());
-        }
-        let lead_a_session = || {
-            setsid()?;
-            Ok(())
-        };
-        // SAFETY: between fork and exec, `lead_a_session` makes one system call, and no more.
-        unsafe { shell.pre_exec(lead_a_session) };
-        shell.spawn().map(Self)
+/// The process that kills a command and its process group when this is dropped.
+struct Guard(Child);
+
+impl Guard {
+    fn start(stdout: &Receiver, stderr: &Receiver) -> io::Result<Self> {
+        let guard = Command::new("/bin/sh")
+            .args(["-c", GUARD])
+            .stdin(Stdio::piped())
+            // The guard keeps the read ends of the command's pipes open. Otherwise SIGPIPE would
+            // kill a command that writes while it cleans up.
+            .stdout(stdout.as_fd().try_clone_to_owned()?)
+            .stderr(stderr.as_fd().try_clone_to_owned()?)
+            // A terminal's Ctrl-C does not reach this process group.
+            .process_group(0)
+            .spawn();
+        guard
+            .map(Self)
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot start /bin/sh: {error}")))
     }
 
-    /// Signals the whole group. Once the shell has been waited for, its number may be
-    /// another process's: `id` is `None` then.
-    fn kill(&self, signal: Signal) {
-        if let Some(id) = self.0.id() {
-            // An error means that nobody is left to kill.
-            let _ = killpg(Pid::from_raw(id.cast_signed()), signal);
-        }
+    async fn kill(&mut self, signal: Signal) -> io::Result<()> {
+        let stdin = self.0.stdin.as_mut().expect("stdin is piped");
+        stdin
+            .write_all(format!("{}\n", signal as i32).as_bytes())
+            .await
     }
-}
 
-impl Drop for Shell {
-    fn drop(&mut self) {
-        self.kill(Signal::SIGKILL);
+    /// Stops the guard without killing the command.
+    fn dismiss(mut self) {
+        // It fails when the guard has already exited.
+        let _ = self.0.start_kill();
     }
 }
 
@@ -260,14 +345,259 @@ impl fmt::Display for Error {
                 f,
                 "RangeError [ERR_CHILD_PROCESS_STDIO_MAXBUFFER]: {name} maxBuffer length exceeded"
             ),
-            Cause::Io(error) => match error.raw_os_error() {
-                Some(number) => {
-                    write!(f, "Error: spawn /bin/sh {:?}", Errno::from_raw(number))
-                }
-                None => write!(f, "Error: spawn /bin/sh: {error}"),
-            },
+            Cause::Io(error) => write!(f, "Error: {error}"),
         }
     }
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{BufRead, BufReader, Read};
+    use std::path::Path;
+    use std::time::Instant;
+    use std::{env, process};
+
+    use tokio::task::{JoinHandle, spawn_blocking};
+
+    use super::*;
+
+    async fn failure(command: &str, options: &Options) -> Error {
+        exec(command, options).await.expect_err("the command fails")
+    }
+
+    /// The code, the signal, and whether the command was killed.
+    fn end(error: &Error) -> (Option<i32>, Option<i32>, bool) {
+        (error.code, error.signal, error.killed)
+    }
+
+    fn milliseconds(limit: u64) -> Options {
+        Options {
+            timeout: Duration::from_millis(limit),
+            ..Options::default()
+        }
+    }
+
+    fn bytes(max_buffer: usize) -> Options {
+        Options {
+            max_buffer,
+            ..Options::default()
+        }
+    }
+
+    /// A command with a pipe as its descriptor 9, and the other end once the command has written a
+    /// line to it. The pipe ends when everything that the command has started has ended.
+    async fn with_pipe(name: &str, command: &str) -> (String, JoinHandle<BufReader<File>>) {
+        let path = env::temp_dir().join(format!("exec-{name}-{}", process::id()));
+        let made = exec_file("mkfifo", [&path], &Options::default()).await;
+        made.expect("mkfifo makes a pipe");
+        let command = format!("exec 9>'{0}'; rm '{0}'; {command}", path.display());
+        let pipe = spawn_blocking(move || {
+            let mut pipe = BufReader::new(File::open(path).unwrap());
+            pipe.read_line(&mut String::new()).unwrap();
+            pipe
+        });
+        (command, pipe)
+    }
+
+    fn rest_of(mut pipe: BufReader<File>) -> String {
+        let mut rest = String::new();
+        pipe.read_to_string(&mut rest).unwrap();
+        rest
+    }
+
+    /// One process takes some time to end, and prints. The other ends at once, and so does the shell.
+    const PIPELINE: &str =
+        "(trap 'sleep 0.2; echo ending >&2; echo cleaned up >&9; exit' TERM; echo so far
+        echo up >&9; while :; do sleep 0.01; done) | cat";
+
+    #[tokio::test]
+    async fn output() {
+        let output = exec("echo out; sleep 0.1; echo err >&2", &Options::default())
+            .await
+            .unwrap();
+        assert_eq!((&*output.stdout, &*output.stderr), ("out\n", "err\n"));
+    }
+
+    #[tokio::test]
+    async fn error() {
+        let command = "echo out; echo err >&2; exit 3";
+        let error = failure(command, &Options::default()).await;
+        assert!(matches!(error.cause, Cause::Exit));
+        assert_eq!(error.cmd, command);
+        assert_eq!(end(&error), (Some(3), None, false));
+        assert_eq!((&*error.stdout, &*error.stderr), ("out\n", "err\n"));
+        let text = format!("Error: Command failed: {command}\nerr\n");
+        assert_eq!(error.to_string(), text);
+        let error = failure("kill -9 $$", &Options::default()).await;
+        assert_eq!(end(&error), (None, Some(9), false));
+    }
+
+    #[tokio::test]
+    async fn empty_command() {
+        let error = failure("", &Options::default()).await;
+        assert!(matches!(error.cause, Cause::Io(_)));
+        assert_eq!(end(&error), (None, None, false));
+        assert_eq!(error.to_string(), "Error: the command is empty");
+    }
+
+    #[test]
+    fn defaults() {
+        let Options {
+            timeout,
+            max_buffer,
+            kill_signal,
+            cwd,
+            env,
+        } = Options::default();
+        assert_eq!((timeout, max_buffer), (Duration::ZERO, 1 << 20));
+        assert_eq!((kill_signal, cwd, env), (Signal::SIGTERM, None, None));
+    }
+
+    #[tokio::test]
+    async fn timeout_ends_the_pipeline() {
+        let (command, pipe) = with_pipe("timeout", PIPELINE).await;
+        let error = failure(&command, &milliseconds(1000)).await;
+        assert!(matches!(error.cause, Cause::Timeout));
+        assert_eq!(end(&error), (None, Some(15), true));
+        assert_eq!(error.stdout, "so far\n");
+        let text = format!("Error: Command failed: {command}\n");
+        assert!(error.to_string().starts_with(&text));
+        assert_eq!(rest_of(pipe.await.unwrap()), "cleaned up\n");
+    }
+
+    #[tokio::test]
+    async fn timeout_after_the_output_has_ended() {
+        let error = failure("exec >&- 2>&-; sleep 60", &milliseconds(200)).await;
+        assert!(matches!(error.cause, Cause::Timeout));
+    }
+
+    #[tokio::test]
+    async fn max_buffer() {
+        for (max_buffer, command) in [(5, "printf 12345"), (usize::MAX, "echo"), (0, ":")] {
+            exec(command, &bytes(max_buffer)).await.unwrap();
+        }
+        let error = failure("printf 123456; sleep 60", &bytes(5)).await;
+        assert!(matches!(error.cause, Cause::MaxBuffer("stdout")));
+        assert_eq!(end(&error), (None, Some(15), true));
+        assert_eq!(error.stdout, "12345");
+        let error = failure("printf 123456 >&2; sleep 60", &bytes(5)).await;
+        assert!(matches!(error.cause, Cause::MaxBuffer("stderr")));
+        assert_eq!(error.stderr, "12345");
+        let text =
+            "RangeError [ERR_CHILD_PROCESS_STDIO_MAXBUFFER]: stderr maxBuffer length exceeded";
+        assert_eq!(error.to_string(), text);
+    }
+
+    #[tokio::test]
+    async fn kill_signal() {
+        let options = Options {
+            kill_signal: Signal::SIGINT,
+            ..bytes(2)
+        };
+        let error = failure("printf 123; exec sleep 60", &options).await;
+        assert_eq!(end(&error), (None, Some(2), true));
+    }
+
+    #[tokio::test]
+    async fn command_that_ignores_the_signal() {
+        let start = Instant::now();
+        let error = failure("trap '' TERM; printf 123; sleep 60", &bytes(2)).await;
+        assert_eq!(end(&error), (None, Some(9), true));
+        assert!(start.elapsed() > Duration::from_millis(1900));
+
+        let command = "(trap '' TERM; echo up >&9; printf 123; sleep 60) & sleep 60";
+        let (command, pipe) = with_pipe("ignores", command).await;
+        let error = failure(&command, &bytes(2)).await;
+        assert_eq!(end(&error), (None, Some(15), true));
+        rest_of(pipe.await.unwrap());
+        assert!(start.elapsed() < Duration::from_secs(30));
+    }
+
+    #[tokio::test]
+    async fn cwd() {
+        let options = |cwd: &str| Options {
+            cwd: Some(cwd.into()),
+            ..Options::default()
+        };
+        assert_eq!(exec("pwd", &options("/")).await.unwrap().stdout, "/\n");
+        let error = failure("pwd", &options("/nosuch")).await;
+        assert_eq!(error.to_string(), "Error: spawn /bin/sh ENOENT");
+    }
+
+    #[tokio::test]
+    async fn env() {
+        let env = Some(vec![("A".into(), "1".into())]);
+        let options = Options {
+            env,
+            ..Options::default()
+        };
+        assert_eq!(
+            exec("echo $A-$HOME", &options).await.unwrap().stdout,
+            "1-\n"
+        );
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn session() {
+        let command = "cut -d ' ' -f 6 /proc/$$/stat; echo $$";
+        let output = exec(command, &Options::default()).await.unwrap();
+        let (session, shell) = output.stdout.split_once('\n').unwrap();
+        assert_eq!(session, shell.trim_end());
+    }
+
+    #[tokio::test]
+    async fn arguments_of_a_file() {
+        let args = [
+            "[%s]",
+            "a  b",
+            r#"it's "so""#,
+            "$HOME",
+            "`id`",
+            "*; id",
+            "",
+            "-n",
+        ];
+        let output = exec_file("printf", args, &Options::default())
+            .await
+            .unwrap();
+        assert_eq!(
+            output.stdout,
+            r#"[a  b][it's "so"][$HOME][`id`][*; id][][-n]"#
+        );
+    }
+
+    #[tokio::test]
+    async fn errors_of_a_file() {
+        let error = exec_file("sh", ["-c", "echo err >&2; exit 3"], &Options::default()).await;
+        let error = error.unwrap_err();
+        assert_eq!(error.cmd, "sh -c echo err >&2; exit 3");
+        assert_eq!(end(&error), (Some(3), None, false));
+        let text = "Error: Command failed: sh -c echo err >&2; exit 3\nerr\n";
+        assert_eq!(error.to_string(), text);
+        for (file, reason) in [("nosuch", "ENOENT"), ("/", "EACCES")] {
+            let error = exec_file(Path::new(file), ["an argument"], &Options::default()).await;
+            let error = error.unwrap_err();
+            assert!(matches!(error.cause, Cause::Io(_)));
+            assert_eq!(end(&error), (None, None, false));
+            assert_eq!(error.to_string(), format!("Error: spawn {file} {reason}"));
+        }
+    }
+
+    #[tokio::test]
+    async fn dropped() {
+        let (command, pipe) = with_pipe("dropped", PIPELINE).await;
+        let options = Options::default();
+        let pipe = tokio::select! {
+            ended = exec(&command, &options) => panic!("{ended:?}"),
+            pipe = pipe => pipe.unwrap(),
+        };
+        // The command ends although this thread, the only one of the runtime, waits.
+        let start = Instant::now();
+        assert_eq!(rest_of(pipe), "cleaned up\n");
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+}

@@ -1,7 +1,7 @@
 // A child of `fork-ipc`, under Node, Bun or Deno:
 //   child.mjs MESSAGES stay|disconnect
-// When it is spoken to, it prints what it heard as JSON, answers with each message of the
-// file, and then stays until the parent disconnects, or disconnects first.
+// Prints the parent's message as JSON, answers with each message of the JSON file, and then waits
+// until the parent disconnects, or disconnects first.
 import { readFileSync } from 'node:fs';
 
 const [file, then] = process.argv.slice(2);

@@ -1,8 +1,7 @@
 // A parent of `fork-ipc child`, under Node, Bun or Deno:
 //   parent.mjs fork|spawn PROGRAM MESSAGES
-// It sends each message of the JSON file, and disconnects after as many answers.
-// Last, it prints how many came, what the others than { foo: 'bar' } were, and how the
-// child ended.
+// Sends each message of the JSON file, and disconnects after as many answers. Prints the number of
+// answers that are { foo: 'bar' }, the other answers, and how the child ended.
 import { fork, spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 
@@ -16,9 +15,9 @@ const child =
 let answers = 0;
 const others = [];
 child.on('message', (message) => {
-  answers += 1;
-  if (JSON.stringify(message) !== '{"foo":"bar"}') others.push(message);
-  if (answers === messages.length) child.disconnect();
+  if (JSON.stringify(message) === '{"foo":"bar"}') answers += 1;
+  else others.push(message);
+  if (answers + others.length === messages.length) child.disconnect();
 });
 child.on('exit', (code, signal) => {
   console.log(JSON.stringify({ answers, others, code, signal }));

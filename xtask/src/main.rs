@@ -1,31 +1,44 @@
-//! `cargo xtask`: runs, checks and measures the examples.
+//! `cargo xtask`: checks, measures and copies the examples.
 
+mod bench;
+mod copy;
+mod examples;
+mod harness;
+mod verify;
+
+use std::io::{Write, stdout};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
 Usage: cargo xtask verify [FILTER] [OPTION]...
        cargo xtask bench [FILTER] [--json | --write]
+       cargo xtask copy [FILE DIR]
 
-verify  builds the examples and checks what they do; `verify --help` tells more.
-        VERIFY_SEED=N repeats the generated cases of a run, VERIFY_STORM_SECONDS=N
-        makes each storm over the cluster last so long.
-bench   measures what they cost, in under three minutes.
-";
+verify  Builds the examples and checks what they do. FILTER is an example or a part of a check's
+        name; `verify --help` lists the options.
+        VERIFY_SEED=N repeats the generated cases of a run. VERIFY_STORM_SECONDS=N sets how long
+        each storm over the cluster lasts.
+bench   Measures what the examples cost, in under three minutes.
+copy    Copies a file into the package in DIR and adds the crates it needs. Without arguments, it
+        lists the files.";
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
-    match args.next().as_deref() {
-        Some("verify") => xtask::verify::main(args),
-        Some("bench") => xtask::bench::main(args),
-        // The bare programs that the bench compares with.
-        Some("peer") => xtask::bench::peer_main(args),
-        Some("--help") => {
-            print!("{USAGE}");
-            ExitCode::SUCCESS
+    let done = match args.next().as_deref() {
+        Some("verify") => verify::main(args),
+        Some("bench") => bench::main(args),
+        Some("copy") => copy::main(args),
+        Some("-h" | "--help") => {
+            let _ = writeln!(stdout(), "{USAGE}");
+            Ok(ExitCode::SUCCESS)
         }
         _ => {
-            eprint!("{USAGE}");
-            ExitCode::FAILURE
+            eprintln!("{USAGE}");
+            Ok(ExitCode::FAILURE)
         }
-    }
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
 }

@@ -1,93 +1,85 @@
-//! What cluster-http costs.
+//! What cluster-http costs, with one worker.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::{Better, Group, Row, Who, bare, milliseconds, program};
-use crate::procfs::{children, cpu_time, memory};
-use crate::verify::client::{Client, GET, free_port};
-use crate::verify::run::signal_to;
+use super::{Group, Who, cost, gain, milliseconds, program, rate};
+use crate::examples::CLUSTER_HTTP;
+use crate::harness::http::{Client, GET, free_port};
+use crate::harness::processes::{children, cpu_time, memory, signal_to};
+use crate::harness::run::{Running, start};
 
 pub const GROUPS: &[Group] = &[
     Group {
-        rows: &[Row {
-            name: "cluster-http: start to first answer",
-            unit: "ms",
-            better: Better::Less,
-        }],
-        rounds: 21,
+        rows: &[cost("cluster-http: start to first answer", "ms")],
+        rounds: 11,
+        one_cpu: false,
         sample: |who| Ok(vec![Server::start(who)?.first_answer]),
     },
     Group {
         rows: &[
-            Row {
-                name: "cluster-http: requests",
-                unit: "/s",
-                better: Better::More,
-            },
-            Row {
-                name: "cluster-http: server CPU for a request",
-                unit: "µs",
-                better: Better::Less,
-            },
-            Row {
-                name: "cluster-http: memory of a worker",
-                unit: "MiB",
-                better: Better::Less,
-            },
+            rate("cluster-http: requests", "/s"),
+            cost("cluster-http: server CPU for a request", "µs"),
+            cost("cluster-http: memory of a worker", "MiB"),
         ],
-        rounds: 7,
-        sample: under_load,
+        rounds: 5,
+        one_cpu: false,
+        sample: |who| {
+            let server = Server::start(who)?;
+            let (requests, cpu) = load(&server, true)?;
+            Ok(vec![requests, cpu, memory(server.worker())?])
+        },
     },
     Group {
-        rows: &[Row {
-            name: "cluster-http: death of a worker to its successor's answer",
-            unit: "ms",
-            better: Better::Less,
-        }],
-        rounds: 15,
+        rows: &[
+            rate("cluster-http: new connections", "/s"),
+            cost("cluster-http: server CPU for a new connection", "µs"),
+        ],
+        rounds: 5,
+        one_cpu: false,
+        sample: |who| {
+            let (connections, cpu) = load(&Server::start(who)?, false)?;
+            Ok(vec![connections, cpu])
+        },
+    },
+    Group {
+        rows: &[cost(
+            "cluster-http: death of a worker to its replacement's answer",
+            "ms",
+        )],
+        rounds: 11,
+        one_cpu: false,
         sample: |who| Ok(vec![death_to_answer(who)?]),
     },
     Group {
         rows: &[
-            Row {
-                name: "cluster-http: idle connections held",
-                unit: "",
-                better: Better::More,
-            },
-            Row {
-                name: "cluster-http: memory of an idle connection",
-                unit: "KiB",
-                better: Better::Less,
-            },
+            gain("cluster-http: idle connections held", ""),
+            cost("cluster-http: memory of an idle connection", "KiB"),
         ],
         rounds: 3,
+        one_cpu: false,
         sample: idle,
     },
 ];
 
-/// Kept-alive connections under load.
-const CONNECTIONS: usize = 64;
+/// Clients of a load.
+const CLIENTS: usize = 64;
 
-const LOAD: Duration = Duration::from_millis(1500);
+/// Short enough that the ports for new connections last.
+const LOAD: Duration = Duration::from_secs(1);
 
-const IDLE: usize = 10_000;
+const IDLE: rlim_t = 10_000;
 
-const PATIENCE: Duration = Duration::from_millis(50);
-
-/// A server of one worker process.
 struct Server {
-    primary: Child,
+    program: Running,
     address: SocketAddr,
     /// Milliseconds from its start.
     first_answer: f64,
@@ -96,22 +88,11 @@ struct Server {
 impl Server {
     fn start(who: Who) -> Result<Self> {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
-        let mut command: Command = match who {
-            Who::Limit => bare(&["http", &address.to_string()])?,
-            _ => {
-                let mut command = program(who, "cluster-http", "node/cluster-http.mjs");
-                command.args([&address.to_string(), "1"]);
-                command
-            }
-        };
+        let mut command = program(who, &CLUSTER_HTTP);
+        command.args([&address.to_string(), "1"]);
         let began = Instant::now();
-        let primary = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
         let mut server = Self {
-            primary,
+            program: start(command)?,
             address,
             first_answer: 0.0,
         };
@@ -120,117 +101,111 @@ impl Server {
         Ok(server)
     }
 
-    /// Asks until there is an answer. A client that is left hanging, as Node's can be, asks
-    /// again after [`PATIENCE`].
+    /// Asks until there is an answer. A client that gets none for a while, as under Node, tries
+    /// again on a new connection.
     fn answer(&self) -> Result<()> {
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(20) {
-            let client = Client::connect_with_patience(self.address, PATIENCE);
-            match client.and_then(|mut client| client.get()) {
-                Ok(_) => return Ok(()),
-                Err(_) => thread::sleep(Duration::from_micros(200)),
+            let client = Client::connect_with_patience(self.address, Duration::from_millis(50));
+            if client.and_then(|mut client| client.get()).is_ok() {
+                return Ok(());
             }
+            thread::sleep(Duration::from_micros(200));
         }
-        bail!("no answer")
+        bail!("no answer: {:?}", self.program.stderr())
     }
 
-    /// The process that answers: the only child, or, if it has none, the server itself.
-    fn worker(&self) -> Result<u32> {
-        let primary = self.primary.id();
-        Ok(children(primary)?.first().copied().unwrap_or(primary))
+    /// The process that answers: the only child, or, where there is none, the server itself.
+    fn worker(&self) -> u32 {
+        let primary = self.program.pid();
+        children(primary).first().copied().unwrap_or(primary)
+    }
+
+    /// The CPU time of the primary and its worker.
+    fn cpu_time(&self) -> Result<Duration> {
+        let primary = self.program.pid();
+        let workers = children(primary).into_iter().map(cpu_time);
+        workers
+            .sum::<Result<Duration>>()
+            .and_then(|workers| Ok(workers + cpu_time(primary)?))
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Node's workers leave when their primary has gone, as the port's do.
-        let _ = self.primary.kill();
-        let _ = self.primary.wait();
-    }
-}
-
+/// Answers a second, and the microseconds of the server's CPU time for each, under clients that
+/// keep their connections, or open a new one for each request.
 #[tokio::main(flavor = "current_thread")]
-async fn under_load(who: Who) -> Result<Vec<f64>> {
-    let server = Server::start(who)?;
-    let worker = server.worker()?;
-    let mut warm_up = TcpStream::connect(server.address).await?;
-    let length = ask(&mut warm_up, None).await?;
+async fn load(server: &Server, keep: bool) -> Result<(f64, f64)> {
+    let address = server.address;
+    let mut first = TcpStream::connect(address).await?;
+    first.write_all(GET.as_bytes()).await?;
+    // It comes in one piece, and all answers are as long.
+    let length = first.read(&mut [0; 4096]).await?;
 
-    let (cpu, began) = (cpu_time(worker)?, Instant::now());
+    let (cpu, began) = (server.cpu_time()?, Instant::now());
     let mut clients = JoinSet::new();
-    for _ in 0..CONNECTIONS {
-        let address = server.address;
+    for _ in 0..CLIENTS {
         clients.spawn(async move {
+            let mut answer = vec![0; length];
             let mut connection = TcpStream::connect(address).await?;
             let mut answers = 0;
             while began.elapsed() < LOAD {
-                ask(&mut connection, Some(length)).await?;
+                if !keep && answers > 0 {
+                    connection = TcpStream::connect(address).await?;
+                }
+                connection.write_all(GET.as_bytes()).await?;
+                connection.read_exact(&mut answer).await?;
                 answers += 1;
             }
-            Ok::<_, anyhow::Error>(answers)
+            anyhow::Ok(answers)
         });
     }
     let mut answers = 0;
     while let Some(client) = clients.join_next().await {
         answers += client??;
     }
-    let (elapsed, cpu) = (began.elapsed(), cpu_time(worker)? - cpu);
+    let (elapsed, cpu) = (began.elapsed(), server.cpu_time()? - cpu);
     let answers = f64::from(answers);
-    Ok(vec![
+    Ok((
         answers / elapsed.as_secs_f64(),
         cpu.as_secs_f64() * 1e6 / answers,
-        memory(worker, "VmRSS")?,
-    ])
+    ))
 }
 
-/// Asks once. The first answer, which comes in one piece, shows how long they all are.
-async fn ask(connection: &mut TcpStream, length: Option<usize>) -> Result<usize> {
-    connection.write_all(GET.as_bytes()).await?;
-    let mut answer = [0; 4096];
-    let mut read = 0;
-    while read == 0 || length.is_some_and(|length| read < length) {
-        match connection.read(&mut answer[read..]).await? {
-            0 => bail!("the connection closed"),
-            more => read += more,
-        }
-    }
-    Ok(read)
-}
-
+/// The baseline is the start of a bare server: it replaces no worker.
 fn death_to_answer(who: Who) -> Result<f64> {
-    if who == Who::Limit {
-        return Ok(Server::start(who)?.first_answer);
-    }
     let server = Server::start(who)?;
-    let worker = server.worker()?;
-    // It is to be the death of a worker that has lived.
-    thread::sleep(Duration::from_millis(150));
+    if who == Who::Baseline {
+        return Ok(server.first_answer);
+    }
+    let worker = server.worker();
     let began = Instant::now();
     signal_to(worker, Signal::SIGKILL)?;
     server.answer()?;
     Ok(milliseconds(began.elapsed()))
 }
 
+/// How many connections answer once all are open, and the memory that each takes.
 fn idle(who: Who) -> Result<Vec<f64>> {
+    // Besides them, this process and the server have some dozen descriptors.
+    const OTHERS: rlim_t = 200;
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let limit = most.min(IDLE + OTHERS);
+    setrlimit(Resource::RLIMIT_NOFILE, limit, most)?;
     let server = Server::start(who)?;
-    let worker = server.worker()?;
-    let before = memory(worker, "VmRSS")?;
-    let count = IDLE.min(usize::try_from(most).unwrap_or(IDLE).saturating_sub(200));
+    let worker = server.worker();
+    let before = memory(worker)?;
     let mut clients = Vec::new();
-    for _ in 0..count {
-        let mut client = Client::connect(server.address)?;
-        client.get()?;
-        clients.push(client);
+    for number in OTHERS..limit {
+        // A server that is behind could otherwise have more to accept than its queue holds.
+        if number % 100 == 0 {
+            server.answer()?;
+        }
+        clients.push(Client::connect(server.address)?);
     }
-    let held = fs::read_dir(format!("/proc/{worker}/fd"))?.count();
-    let after = memory(worker, "VmRSS")?;
-    let each = (after - before) * 1024.0 / count as f64;
-    // What is not a connection are some dozen descriptors.
-    let held = if held >= count { count } else { held };
-    Ok(vec![
-        held as f64,
-        if who == Who::Limit { f64::NAN } else { each },
-    ])
+    // Node closes a connection 5 s after its last answer. So each is asked only once, and now.
+    clients.retain_mut(|client| client.get().is_ok());
+    let each = (memory(worker)? - before) * 1024.0 / clients.len() as f64;
+    // The baseline keeps nothing for a connection.
+    let each = if who == Who::Baseline { f64::NAN } else { each };
+    Ok(vec![clients.len() as f64, each])
 }

@@ -3,72 +3,62 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::{Better, Group, Row, Started, Who, bare, milliseconds, on_one_cpu, program, start};
-use crate::procfs::{children, memory};
-use crate::programs;
-use crate::verify::fork_ipc::ipc;
-use crate::verify::run::signal_to;
+use super::{Group, Who, cost, milliseconds, program, rate, start};
+use crate::examples::FORK_IPC;
+use crate::harness::ipc;
+use crate::harness::processes::memory;
+use crate::harness::programs::{Runtime, peer, root};
+use crate::harness::run::{self, Running};
 
 pub const GROUPS: &[Group] = &[
     Group {
-        rows: &[Row {
-            name: "fork-ipc: to the first reply",
-            unit: "ms",
-            better: Better::Less,
-        }],
-        rounds: 15,
+        rows: &[cost("fork-ipc: to the first reply", "ms")],
+        rounds: 11,
+        one_cpu: false,
         sample: |who| Ok(vec![first_reply(who)?]),
     },
     Group {
+        rows: &[rate("fork-ipc: round trips on one CPU", "/s")],
+        rounds: 5,
+        one_cpu: true,
+        sample: |who| Ok(vec![exchange(who, How::Turns)?]),
+    },
+    Group {
         rows: &[
-            Row {
-                name: "fork-ipc: round trips on one CPU",
-                unit: "/s",
-                better: Better::More,
-            },
-            Row {
-                name: "fork-ipc: messages one way, all answered",
-                unit: "/s",
-                better: Better::More,
-            },
+            rate("fork-ipc: round trips", "/s"),
+            rate("fork-ipc: messages one way, all answered", "/s"),
         ],
-        rounds: 9,
+        rounds: 5,
+        one_cpu: false,
         sample: |who| {
             Ok(vec![
-                on_one_cpu(|| exchange(who, How::Turns))?,
+                exchange(who, How::Turns)?,
                 exchange(who, How::Stream)?,
             ])
         },
     },
     Group {
         rows: &[
-            Row {
-                name: "fork-ipc: memory of a parent",
-                unit: "MiB",
-                better: Better::Less,
-            },
-            Row {
-                name: "fork-ipc: memory of a child",
-                unit: "MiB",
-                better: Better::Less,
-            },
+            cost("fork-ipc: memory of a parent", "MiB"),
+            cost("fork-ipc: memory of a child", "MiB"),
         ],
         rounds: 5,
+        one_cpu: false,
         sample: |who| Ok(vec![parents_memory(who)?, childs_memory(who)?]),
     },
 ];
 
 const QUESTION: &[u8] = b"{\"hello\":\"world\"}\n";
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum How {
     /// A message after the answer to the last.
     Turns,
@@ -76,169 +66,129 @@ enum How {
     Stream,
 }
 
-impl How {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Turns => "turns",
-            Self::Stream => "stream",
-        }
-    }
-
-    fn count(self) -> usize {
-        match self {
-            Self::Turns => 5_000,
-            Self::Stream => 20_000,
-        }
-    }
-}
-
 /// From the start of the parent to the child's first message.
 fn first_reply(who: Who) -> Result<f64> {
     let began = Instant::now();
-    if who == Who::Limit {
-        let (mut child, mut socket) = bare_child()?;
-        socket.write_all(QUESTION)?;
-        BufReader::new(&socket).read_line(&mut String::new())?;
-        let elapsed = began.elapsed();
-        drop(socket);
-        child.wait()?;
-        return Ok(milliseconds(elapsed));
-    }
-    let mut parent = start(program(who, "fork-ipc", "node/parent.mjs"))?;
-    while !parent.line()?.starts_with("Message from child") {}
+    let (parent, mut lines) = start(program(who, &FORK_IPC))?;
+    let is_answer = |line: &io::Result<String>| {
+        line.as_ref()
+            .is_ok_and(|line| line.starts_with("Message from child"))
+    };
+    lines.find(is_answer).context("it has ended")??;
     let elapsed = began.elapsed();
-    parent.finish()?;
+    parent.finish()?.ended_with_code(0)?;
     Ok(milliseconds(elapsed))
 }
 
 /// Messages a second between two processes of a kind.
 fn exchange(who: Who, how: How) -> Result<f64> {
-    let count = how.count();
+    let (name, count) = match how {
+        How::Turns => ("turns", 5_000),
+        How::Stream => ("stream", 20_000),
+    };
     let seconds = match who {
-        Who::Port => {
-            let mut command = Command::new(programs::example("fork-ipc"));
-            command.arg("child").stdout(Stdio::null());
-            let (mut child, mut sender, mut receiver) = ipc::fork(command)?;
-            let question = json!({ "hello": "world" });
-            // The first shows that the child is up.
-            sender.send(&question)?;
-            receiver.next().context("the channel closed")??;
-            let began = Instant::now();
-            match how {
-                How::Turns => {
-                    for _ in 0..count {
-                        sender.send(&question)?;
-                        receiver.next().context("the channel closed")??;
-                    }
-                    sender.disconnect();
-                }
-                How::Stream => {
-                    let sending = thread::spawn(move || {
-                        (0..count).try_for_each(|_| sender.send(&question))?;
-                        sender.disconnect();
-                        Ok::<_, io::Error>(())
-                    });
-                    let answers = receiver.collect::<Result<Vec<_>, _>>()?;
-                    ensure!(answers.len() == count, "{} answers", answers.len());
-                    sending.join().expect("it does not panic")?;
-                }
-            }
-            let elapsed = began.elapsed();
-            child.wait()?;
-            elapsed.as_secs_f64()
+        Who::Rust => {
+            let mut child = ipc::fork(child(who))?;
+            let (sender, question) = (child.sender(), json!({ "hello": "world" }));
+            let ask = || {
+                ensure!(sender.send(&question)?, "the channel closed");
+                Ok(())
+            };
+            let receive = || {
+                child
+                    .next_message()?
+                    .map(drop)
+                    .context("the channel closed")
+            };
+            time(how, count, ask, receive)?
         }
         Who::Node => {
-            let mut node = Command::new("node");
-            node.arg(programs::root().join("xtask/peers/rounds.mjs"));
-            node.arg(programs::root().join("fork-ipc/node/child.mjs"));
-            node.args([how.name(), &count.to_string()]);
-            let mut parent = start(node)?;
-            let seconds = parent.line()?.trim().parse()?;
-            parent.finish()?;
+            let mut node = Runtime::Node.script(&peer("rounds.mjs"));
+            node.arg(node_child()).args([name, &count.to_string()]);
+            let (parent, mut lines) = start(node)?;
+            let seconds = lines.next().context("it has ended")??.parse()?;
+            parent.finish()?.ended_with_code(0)?;
             seconds
         }
-        Who::Limit => {
-            let (mut child, mut socket) = bare_child()?;
-            let mut reader = BufReader::new(socket.try_clone()?);
-            let mut line = String::new();
-            socket.write_all(QUESTION)?;
-            reader.read_line(&mut line)?;
-            let began = Instant::now();
-            match how {
-                How::Turns => {
-                    for _ in 0..count {
-                        socket.write_all(QUESTION)?;
-                        line.clear();
-                        reader.read_line(&mut line)?;
-                    }
-                }
-                How::Stream => {
-                    let sending = thread::spawn(move || {
-                        (0..count).try_for_each(|_| socket.write_all(QUESTION))?;
-                        socket.shutdown(std::net::Shutdown::Write)
-                    });
-                    ensure!(reader.lines().count() == count, "too few answers");
-                    sending.join().expect("it does not panic")?;
-                    let elapsed = began.elapsed();
-                    child.wait()?;
-                    return Ok(count as f64 / elapsed.as_secs_f64());
-                }
-            }
-            let elapsed = began.elapsed();
-            drop((socket, reader));
-            child.wait()?;
-            elapsed.as_secs_f64()
+        Who::Baseline => {
+            let (_child, socket) = baseline_child()?;
+            let (mut reader, mut line) = (BufReader::new(&socket), String::new());
+            let ask = || Ok((&socket).write_all(QUESTION)?);
+            let receive = || {
+                line.clear();
+                ensure!(reader.read_line(&mut line)? > 0, "the channel closed");
+                Ok(())
+            };
+            time(how, count, ask, receive)?
         }
     };
-    Ok(count as f64 / seconds)
+    Ok(f64::from(count) / seconds)
 }
 
-/// A bare process, and a socket to it.
-fn bare_child() -> Result<(Child, UnixStream)> {
+/// The seconds until `count` messages are answered.
+fn time(
+    how: How,
+    count: u32,
+    ask: impl Fn() -> Result<()> + Sync,
+    mut receive: impl FnMut() -> Result<()>,
+) -> Result<f64> {
+    // The first answer shows that the child is up.
+    ask()?;
+    receive()?;
+    let began = Instant::now();
+    match how {
+        How::Turns => (0..count).try_for_each(|_| ask().and_then(|()| receive()))?,
+        How::Stream => thread::scope(|scope| {
+            let asking = scope.spawn(|| (0..count).try_for_each(|_| ask()));
+            (0..count).try_for_each(|_| receive())?;
+            asking.join().expect("it does not panic")
+        })?,
+    }
+    Ok(began.elapsed().as_secs_f64())
+}
+
+fn node_child() -> PathBuf {
+    root().join("fork-ipc/node/child.cjs")
+}
+
+/// The child's half of fork-ipc.
+fn child(who: Who) -> Command {
+    let mut command = match who {
+        Who::Node => Runtime::Node.script(&node_child()),
+        _ => program(who, &FORK_IPC),
+    };
+    // Node's script takes no arguments.
+    command.arg("child").stdout(Stdio::null());
+    command
+}
+
+/// The child of the baseline, and a socket to it.
+fn baseline_child() -> Result<(Running, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
-    let mut command = bare(&["echo"])?;
-    let child = command.stdin(OwnedFd::from(theirs)).spawn()?;
-    Ok((child, ours))
+    let mut command = child(Who::Baseline);
+    command.stdin(OwnedFd::from(theirs));
+    Ok((run::start(command)?, ours))
 }
 
 /// Of a parent whose child says nothing.
 fn parents_memory(who: Who) -> Result<f64> {
-    if who == Who::Limit {
-        return Ok(f64::NAN);
-    }
-    let mut command = program(who, "fork-ipc", "node/parent.mjs");
+    let mut command = program(who, &FORK_IPC);
     command.args(["sh", "-c", "echo up; exec sleep 60"]);
-    let mut parent: Started = start(command)?;
-    parent.line()?;
-    let pid = parent.child.id();
-    let memory = memory(pid, "VmRSS");
-    for child in children(pid)? {
-        signal_to(child, Signal::SIGKILL)?;
-    }
-    memory
+    let (parent, mut lines) = start(command)?;
+    lines.next().context("it has ended")??;
+    memory(parent.pid())
 }
 
 /// Of a child that has answered once.
 fn childs_memory(who: Who) -> Result<f64> {
-    if who == Who::Limit {
-        let (mut child, mut socket) = bare_child()?;
+    if who == Who::Baseline {
+        let (child, mut socket) = baseline_child()?;
         socket.write_all(QUESTION)?;
-        BufReader::new(&socket).read_line(&mut String::new())?;
-        let memory = memory(child.id(), "VmRSS");
-        drop(socket);
-        child.wait()?;
-        return memory;
+        BufReader::new(socket.try_clone()?).read_line(&mut String::new())?;
+        return memory(child.pid());
     }
-    let mut command = program(who, "fork-ipc", "node/child.mjs");
-    if who == Who::Port {
-        command.arg("child");
-    }
-    command.stdout(Stdio::null());
-    let (mut child, mut sender, mut receiver) = ipc::fork(command)?;
-    sender.send(&json!({ "hello": "world" }))?;
-    receiver.next().context("the channel closed")??;
-    let memory = memory(child.id(), "VmRSS");
-    drop((sender, receiver));
-    child.wait()?;
-    memory
+    let mut child = ipc::fork(child(who))?;
+    child.send(&json!({ "hello": "world" }))?;
+    child.next_message()?.context("the channel closed")?;
+    memory(child.id())
 }

@@ -1,49 +1,43 @@
-//! `cargo xtask bench`: what each example costs, beside the same program for Node, and beside
-//! a bare one that no program could beat.
+//! `cargo xtask bench`: what each example costs, beside the same program for Node, and beside a
+//! baseline: a bare program that does the same and nothing else.
 //!
-//! All of it goes through the programs' own command lines, built with `--release`. In each
-//! round the three are measured one after the other, so that a ratio is of neighbours.
+//! The programs are built with `--release` and started by their own command lines. In each round
+//! the three are measured one after the other, so that a ratio compares samples of the same moment.
 
 mod chart;
 mod cluster;
 mod fork;
-mod peer;
 mod process;
 mod report;
 mod worker;
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
+use std::io::{BufRead, BufReader, Lines, Write, stdout};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
-use nix::unistd::Pid;
+use os_pipe::PipeReader;
 
-use crate::programs::{self, Runtime};
-
-pub use peer::main as peer_main;
+use crate::examples::Example;
+use crate::harness::programs::{Runtime, build, cargo, executables};
+use crate::harness::run::{Running, Sweep, start_on};
 
 const USAGE: &str = "\
 Usage: cargo xtask bench [FILTER] [--json | --write]
 
-Measures the examples whose rows hold FILTER, and prints a table.
+Measures the rows whose names contain FILTER, and prints a table.
 --json   prints JSON instead, with every sample
---write  also writes the table and the chart into the README
-";
+--write  also writes the table to xtask/COSTS.md and the chart to xtask/bench.svg";
 
 /// Whose cost a sample is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Who {
-    Port,
+    Rust,
     Node,
-    /// A bare program that does the same and nothing else.
-    Limit,
-}
-
-impl Who {
-    const ALL: [Self; 3] = [Self::Port, Self::Node, Self::Limit];
+    Baseline,
 }
 
 /// One thing that is measured.
@@ -51,19 +45,41 @@ impl Who {
 struct Row {
     name: &'static str,
     unit: &'static str,
-    better: Better,
+    kind: Kind,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Better {
-    Less,
-    More,
+enum Kind {
+    /// Less is better.
+    Cost,
+    /// More is better, and its inverse is a cost: a time, where this is work in a time.
+    Rate,
+    /// More is better, and it says nothing about cost.
+    Gain,
+}
+
+const fn cost(name: &'static str, unit: &'static str) -> Row {
+    let kind = Kind::Cost;
+    Row { name, unit, kind }
+}
+
+const fn rate(name: &'static str, unit: &'static str) -> Row {
+    let kind = Kind::Rate;
+    Row { name, unit, kind }
+}
+
+const fn gain(name: &'static str, unit: &'static str) -> Row {
+    let kind = Kind::Gain;
+    Row { name, unit, kind }
 }
 
 /// Rows that are measured together.
 struct Group {
     rows: &'static [Row],
     rounds: usize,
+    /// Whether all processes are kept on one CPU. Where processes take turns on two, most of the
+    /// time goes to waking the other CPU, or not, as the scheduler happens to place them.
+    one_cpu: bool,
     /// Takes one sample of each row. `NAN` where a row does not apply.
     sample: fn(Who) -> Result<Vec<f64>>,
 }
@@ -75,39 +91,8 @@ struct Measured {
 }
 
 /// Measures what `args` select, which are those of the usage.
-pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
+pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
     let args: Vec<String> = args.collect();
-    let done = match cfg!(debug_assertions) {
-        true => again_with_release(&args),
-        false => run(&args),
-    };
-    done.unwrap_or_else(|error| {
-        eprintln!("bench: {error:#}");
-        ExitCode::FAILURE
-    })
-}
-
-/// The load and the bare programs are in here, and have to be fast too.
-fn again_with_release(args: &[String]) -> Result<ExitCode> {
-    let mut cargo = programs::cargo();
-    cargo.args([
-        "run",
-        "--quiet",
-        "--release",
-        "--package",
-        "xtask",
-        "--",
-        "bench",
-    ]);
-    let status = cargo.args(args).status()?;
-    Ok(if status.success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
-}
-
-fn run(args: &[String]) -> Result<ExitCode> {
     let (options, filters): (Vec<&str>, Vec<&str>) = args
         .iter()
         .map(String::as_str)
@@ -117,54 +102,88 @@ fn run(args: &[String]) -> Result<ExitCode> {
         [filter] => filter,
         _ => bail!("more than one filter\n{USAGE}"),
     };
-    let (json, write) = match options[..] {
-        [] => (false, false),
-        ["--json"] => (true, false),
-        ["--write"] if filter.is_empty() => (false, true),
-        ["--write"] => bail!("the README wants all rows: --write takes no filter"),
-        ["--help"] => {
-            print!("{USAGE}");
+    let option = match options[..] {
+        [] => "",
+        ["--write"] if !filter.is_empty() => bail!("--write needs all rows, so it takes no filter"),
+        [option @ ("--json" | "--write")] => option,
+        ["-h" | "--help"] => {
+            writeln!(stdout(), "{USAGE}")?;
             return Ok(ExitCode::SUCCESS);
         }
         _ => bail!("unknown options {options:?}\n{USAGE}"),
     };
+    let groups = select(filter)?;
+    if cfg!(debug_assertions) {
+        // The clients are in this program, and have to be fast, too.
+        let mut release = cargo();
+        release.args(["run", "--quiet", "--release", "--package", "xtask", "--"]);
+        let status = release.arg("bench").args(args).status()?;
+        return Ok(ExitCode::from(u8::from(!status.success())));
+    }
 
-    programs::build(&["--release"])?;
-    let groups = [
-        process::GROUPS,
-        fork::GROUPS,
-        cluster::GROUPS,
-        worker::GROUPS,
-    ];
-    let groups: Vec<&Group> = groups
+    // SAFETY: no thread has been started.
+    let _sweep = unsafe { Sweep::new()? };
+    build(&["--release"])?;
+    build_baseline()?;
+
+    let (groups, left_out): (Vec<_>, Vec<_>) = groups
         .into_iter()
-        .flatten()
-        .filter(|group| group.rows.iter().any(|row| row.name.contains(filter)))
-        .collect();
-    ensure!(!groups.is_empty(), "no row holds '{filter}'");
-    let measured = measure(&groups)?;
+        .partition(|group| KEEPS_ON_ONE_CPU || !group.one_cpu);
+    let mut measured = measure(&groups)?;
+    measured.retain(|measured| measured.row.name.contains(filter));
 
-    if json {
-        println!("{}", report::json(&measured)?);
+    if option == "--json" {
+        writeln!(stdout(), "{}", report::json(&measured)?)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let table = report::table(&measured)?;
-    println!("{table}");
-    if write {
+    let mut table = report::table(&measured)?;
+    for row in left_out.iter().flat_map(|group| group.rows) {
+        table += &format!("\n\nNot measured: {}. {WHY_NOT}", row.name);
+    }
+    writeln!(stdout(), "{table}")?;
+    if option == "--write" {
         report::write(&table)?;
         chart::write(&measured)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// The groups with a row whose name contains `filter`.
+///
+/// # Errors
+///
+/// When there are none.
+fn select(filter: &str) -> Result<Vec<&'static Group>> {
+    let groups = [
+        process::GROUPS,
+        fork::GROUPS,
+        cluster::GROUPS,
+        worker::GROUPS,
+    ];
+    let rows = || {
+        groups
+            .iter()
+            .copied()
+            .flatten()
+            .flat_map(|group| group.rows)
+    };
+    if !rows().any(|row| row.name.contains(filter)) {
+        let names: Vec<_> = rows().map(|row| row.name).collect();
+        bail!(
+            "no row contains '{filter}'; the rows are\n  {}",
+            names.join("\n  ")
+        );
+    }
+    let has_row = |group: &&Group| group.rows.iter().any(|row| row.name.contains(filter));
+    Ok(groups.into_iter().flatten().filter(has_row).collect())
+}
+
 fn measure(groups: &[&Group]) -> Result<Vec<Measured>> {
     let rounds: usize = groups.iter().map(|group| group.rounds).sum();
     let style = ProgressStyle::with_template("{elapsed} {wide_bar} {pos}/{len} {msg}")?;
     let progress = ProgressBar::new(rounds as u64).with_style(style);
-    let who: Vec<Who> = Who::ALL
-        .into_iter()
-        .filter(|who| *who != Who::Node || Runtime::Node.is_there())
-        .collect();
+    let mut who = vec![Who::Rust, Who::Node, Who::Baseline];
+    who.retain(|who| *who != Who::Node || Runtime::Node.is_there());
 
     let mut all = Vec::new();
     for group in groups {
@@ -176,8 +195,13 @@ fn measure(groups: &[&Group]) -> Result<Vec<Measured>> {
         progress.set_message(group.rows[0].name);
         for _ in 0..group.rounds {
             for (number, who) in who.iter().enumerate() {
-                let samples = (group.sample)(*who)
-                    .with_context(|| format!("{} of {who:?}", group.rows[0].name))?;
+                let samples = if group.one_cpu {
+                    on_one_cpu(|| (group.sample)(*who))
+                } else {
+                    (group.sample)(*who)
+                };
+                let samples =
+                    samples.with_context(|| format!("{} of {who:?}", group.rows[0].name))?;
                 for (measured, sample) in measured.iter_mut().zip(samples) {
                     measured.samples[number].1.push(sample);
                 }
@@ -190,40 +214,15 @@ fn measure(groups: &[&Group]) -> Result<Vec<Measured>> {
     Ok(all)
 }
 
-// What the groups use to take their samples.
+const KEEPS_ON_ONE_CPU: bool = cfg!(any(target_os = "linux", target_os = "freebsd"));
+const WHY_NOT: &str = "Only Linux and FreeBSD can keep a process on one CPU.";
 
-/// An example, or its other half for Node.
-fn program(who: Who, example: &str, script: &str) -> Command {
-    match who {
-        Who::Node => {
-            let mut node = Command::new("node");
-            node.arg(programs::root().join(example).join(script));
-            node
-        }
-        _ => Command::new(programs::example(example)),
-    }
-}
-
-/// This program as one of the bare ones.
-fn bare(args: &[&str]) -> Result<Command> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg("peer").args(args);
-    Ok(command)
-}
-
-/// How long a command takes on average, in milliseconds.
-fn mean_run(command: &mut Command, times: u32) -> Result<f64> {
-    let start = Instant::now();
-    for _ in 0..times {
-        let output = command.stdin(Stdio::null()).output()?;
-        ensure!(output.status.success(), "{command:?}: {}", output.status);
-    }
-    Ok(milliseconds(start.elapsed() / times))
-}
-
-/// Keeps `work`, and what it starts, on one CPU. Where processes take turns, most of the time
-/// on two goes to waking the other one, or not, as the scheduler deals them out.
+/// Keeps `work`, and all processes and threads that it starts, on one CPU.
+#[cfg(any(target_os = "linux", target_os = "freebsd"))]
 fn on_one_cpu<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+    use nix::unistd::Pid;
+
     let this_thread = Pid::from_raw(0);
     let all = sched_getaffinity(this_thread)?;
     let mut one = CpuSet::new();
@@ -234,45 +233,56 @@ fn on_one_cpu<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     done
 }
 
+#[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
+fn on_one_cpu<T>(_: impl FnOnce() -> Result<T>) -> Result<T> {
+    bail!(WHY_NOT)
+}
+
+// What the groups use to take their samples.
+
+static BASELINE: OnceLock<PathBuf> = OnceLock::new();
+
+/// Builds the program of the baselines.
+fn build_baseline() -> Result<()> {
+    let mut cargo = cargo();
+    cargo.args(["build", "--release", "--package", "xtask"]);
+    let built = executables(cargo.args(["--bin", "baseline"]))?;
+    let (_, path) = built.into_iter().next().context("no baseline was built")?;
+    BASELINE.get_or_init(|| path);
+    Ok(())
+}
+
+/// An example, the same program for Node, or its baseline.
+fn program(who: Who, example: &Example) -> Command {
+    match who {
+        Who::Rust => Command::new(example.program()),
+        Who::Node => example.node(),
+        Who::Baseline => {
+            let mut baseline = Command::new(BASELINE.get().expect("it is built first"));
+            baseline.arg(example.name);
+            baseline
+        }
+    }
+}
+
+/// Starts a program whose lines are read as they come.
+fn start(mut command: Command) -> Result<(Running, Lines<BufReader<PipeReader>>)> {
+    let (reader, writer) = os_pipe::pipe()?;
+    command.stdin(Stdio::null());
+    let program = start_on(command, writer)?;
+    Ok((program, BufReader::new(reader).lines()))
+}
+
+/// How long a command takes on average, in milliseconds.
+fn mean_run(command: &mut Command, times: u32) -> Result<f64> {
+    let began = Instant::now();
+    for _ in 0..times {
+        let output = command.stdin(Stdio::null()).output()?;
+        ensure!(output.status.success(), "{command:?}: {}", output.status);
+    }
+    Ok(milliseconds(began.elapsed() / times))
+}
+
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
-}
-
-/// A program that is killed when this is dropped.
-struct Started {
-    child: Child,
-    stdout: BufReader<ChildStdout>,
-}
-
-fn start(mut command: Command) -> Result<Started> {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .with_context(|| format!("cannot start {command:?}"))?;
-    let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
-    Ok(Started { child, stdout })
-}
-
-impl Started {
-    fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        ensure!(self.stdout.read_line(&mut line)? > 0, "it ended");
-        Ok(line)
-    }
-
-    /// Reads what is left, and waits for the end.
-    fn finish(mut self) -> Result<()> {
-        self.stdout.read_to_end(&mut Vec::new())?;
-        ensure!(self.child.wait()?.success(), "it failed");
-        Ok(())
-    }
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

@@ -5,87 +5,63 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use os_pipe::pipe;
+use tempfile::TempDir;
 
-use super::{Better, Group, Row, Who, mean_run, on_one_cpu, program};
-use crate::procfs::memory;
+use super::{Group, Who, cost, mean_run, program, rate};
+use crate::examples::{EXEC_COUNT, Example, SPAWN_LS};
+use crate::harness::processes::memory;
+use crate::harness::run::start_on;
 
 pub const GROUPS: &[Group] = &[
     Group {
         rows: &[
-            Row {
-                name: "spawn-ls: whole run",
-                unit: "ms",
-                better: Better::Less,
-            },
-            Row {
-                name: "spawn-ls: above the bare command",
-                unit: "ms",
-                better: Better::Less,
-            },
+            cost("spawn-ls: whole run", "ms"),
+            cost("spawn-ls: overhead of a whole run", "ms"),
         ],
-        rounds: 15,
+        rounds: 11,
+        one_cpu: false,
+        sample: |who| whole_run(who, &SPAWN_LS, Command::new("ls").args(["-lh", "/usr"])),
+    },
+    Group {
+        rows: &[rate("spawn-ls: commands a second", "/s")],
+        rounds: 9,
+        one_cpu: false,
         sample: |who| {
-            whole_run(
-                who,
-                "spawn-ls",
-                "node/spawn-ls.mjs",
-                Command::new("ls").args(["-lh", "/usr"]),
-            )
+            let run = match who {
+                Who::Baseline => mean_run(&mut Command::new("true"), runs(who)),
+                _ => mean_run(program(who, &SPAWN_LS).arg("true"), runs(who)),
+            };
+            Ok(vec![1000.0 / run?])
         },
     },
     Group {
         rows: &[
-            Row {
-                name: "exec-count: whole run",
-                unit: "ms",
-                better: Better::Less,
-            },
-            Row {
-                name: "exec-count: above the bare command",
-                unit: "ms",
-                better: Better::Less,
-            },
+            rate("spawn-ls: streaming", "GB/s"),
+            cost("spawn-ls: peak memory", "MiB"),
         ],
-        rounds: 15,
+        rounds: 5,
+        one_cpu: false,
+        sample: streaming,
+    },
+    Group {
+        rows: &[rate("spawn-ls: streaming on one CPU", "GB/s")],
+        rounds: 5,
+        one_cpu: true,
+        sample: streaming,
+    },
+    Group {
+        rows: &[
+            cost("exec-count: whole run", "ms"),
+            cost("exec-count: overhead of a whole run", "ms"),
+        ],
+        rounds: 11,
+        one_cpu: false,
         sample: |who| {
             let mut shell = Command::new("/bin/sh");
             shell.args(["-c", "find . -type f | wc -l"]);
-            whole_run(who, "exec-count", "node/exec-count.mjs", &mut shell)
+            whole_run(who, &EXEC_COUNT, &mut shell)
         },
-    },
-    Group {
-        rows: &[Row {
-            name: "spawn-ls: commands a second",
-            unit: "/s",
-            better: Better::More,
-        }],
-        rounds: 9,
-        sample: |who| {
-            let mut command = match who {
-                Who::Limit => Command::new("true"),
-                _ => program(who, "spawn-ls", "node/spawn-ls.mjs"),
-            };
-            if who != Who::Limit {
-                command.arg("true");
-            }
-            Ok(vec![1000.0 / mean_run(&mut command, runs(who))?])
-        },
-    },
-    Group {
-        rows: &[
-            Row {
-                name: "spawn-ls: streaming on one CPU",
-                unit: "GB/s",
-                better: Better::More,
-            },
-            Row {
-                name: "spawn-ls: peak memory",
-                unit: "MiB",
-                better: Better::Less,
-            },
-        ],
-        rounds: 9,
-        sample: |who| on_one_cpu(|| streaming(who)),
     },
 ];
 
@@ -94,14 +70,14 @@ fn runs(who: Who) -> u32 {
     if who == Who::Node { 2 } else { 20 }
 }
 
-/// An example without arguments, in a folder of few files.
-fn whole_run(who: Who, example: &str, script: &str, bare: &mut Command) -> Result<Vec<f64>> {
-    let folder = tempfile::TempDir::new()?;
+/// An example without arguments, in an empty folder, and what it adds to its command.
+fn whole_run(who: Who, example: &Example, bare: &mut Command) -> Result<Vec<f64>> {
+    let folder = TempDir::new()?;
     let bare = mean_run(bare.current_dir(folder.path()), 20)?;
-    if who == Who::Limit {
+    if who == Who::Baseline {
         return Ok(vec![bare, f64::NAN]);
     }
-    let mut command = program(who, example, script);
+    let mut command = program(who, example);
     let whole = mean_run(command.current_dir(folder.path()), runs(who))?;
     Ok(vec![whole, whole - bare])
 }
@@ -114,37 +90,42 @@ fn streaming(who: Who) -> Result<Vec<f64>> {
 
     let began = Instant::now();
     let mut head = None;
-    let mut passes_on = match who {
-        Who::Limit => {
+    let mut command = match who {
+        Who::Baseline => {
+            let (output, writer) = pipe()?;
             let mut command = Command::new(source[0]);
-            let started = command.args(&source[1..]).stdout(Stdio::piped()).spawn()?;
-            let output = head.insert(started).stdout.take().expect("stdout is piped");
+            command.args(&source[1..]);
+            head = Some(start_on(command, writer)?);
             let mut cat = Command::new("cat");
             cat.stdin(output);
             cat
         }
         _ => {
-            let mut command = program(who, "spawn-ls", "node/spawn-ls.mjs");
+            let mut command = program(who, &SPAWN_LS);
             command.args(source);
             command
         }
     };
-    let mut passes_on = passes_on.stdout(Stdio::piped()).spawn()?;
-    let output = passes_on.stdout.take().expect("stdout is piped");
-    let mut reader = Command::new("cat")
-        .stdin(output)
-        .stdout(Stdio::null())
-        .spawn()?;
-    let mut peak: f64 = 0.0;
-    while reader.try_wait()?.is_none() {
-        // It is gone between its end and the reader's.
-        peak = memory(passes_on.id(), "VmHWM").unwrap_or(peak);
-        thread::sleep(Duration::from_millis(1));
-    }
+    let (output, writer) = pipe()?;
+    command.stderr(Stdio::null());
+    let program = start_on(command, writer)?;
+    let pid = program.pid();
+    let watching = thread::spawn(move || {
+        let mut peak = 0.0_f64;
+        // A zombie has no memory, and what has been reaped is not found.
+        while let Ok(now @ 0.001..) = memory(pid) {
+            peak = peak.max(now);
+            thread::sleep(Duration::from_millis(10));
+        }
+        peak
+    });
+    let mut reader = Command::new("cat");
+    let status = reader.stdin(output).stdout(Stdio::null()).status()?;
     let seconds = began.elapsed().as_secs_f64();
-    ensure!(passes_on.wait()?.success(), "it failed");
-    if let Some(mut head) = head {
-        head.wait()?;
+    ensure!(status.success(), "the reader failed: {status}");
+    for program in [Some(program), head].into_iter().flatten() {
+        program.finish()?.ended_with_code(0)?;
     }
+    let peak = watching.join().expect("it does not panic");
     Ok(vec![BYTES as f64 / seconds / 1e9, peak])
 }

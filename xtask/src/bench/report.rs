@@ -1,36 +1,38 @@
-//! The figures as a table, as JSON, and in the README.
+//! The figures as a table, as JSON, and in the page of the costs.
 
 use std::fs;
 use std::process::Command;
+use std::thread;
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use sysinfo::System;
 
-use super::{Better, Measured, Who};
-use crate::programs;
+use super::{Kind, Measured, Who};
+use crate::harness::programs::root;
 
-/// The lines of the README between which the table stands.
+/// Where the table goes, and the lines between which it stands there.
+const PAGE: &str = "xtask/COSTS.md";
 const BEGIN: &str = "<!-- cargo xtask bench --write: begin -->";
 const END: &str = "<!-- cargo xtask bench --write: end -->";
 
-/// A median, and how far half of the values lie from it at most.
-#[derive(Clone, Copy)]
-pub struct Median {
-    pub value: f64,
+/// A median, and within what distance of it half of the values are.
+struct Median {
+    value: f64,
     spread: f64,
 }
 
 impl Median {
-    /// Of nothing there is none, nor of what does not apply.
-    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+    /// `None` when there are no values, or where a row does not apply.
+    fn of(values: impl Iterator<Item = f64> + Clone) -> Option<Self> {
         let median = |mut values: Vec<f64>| {
             values.sort_by(f64::total_cmp);
-            values.get(values.len() / 2).copied()
+            // One that is not a number comes last.
+            values.last().filter(|last| last.is_finite())?;
+            Some(values[values.len() / 2])
         };
-        let values: Vec<f64> = values.into_iter().collect();
-        let value =
-            median(values.clone()).filter(|_| values.iter().all(|value| value.is_finite()))?;
-        let spread = median(values.iter().map(|other| (other - value).abs()).collect())?;
+        let value = median(values.clone().collect())?;
+        let spread = median(values.map(|other| (other - value).abs()).collect())?;
         Some(Self { value, spread })
     }
 }
@@ -41,25 +43,18 @@ impl Measured {
         samples.map_or(&[], |(_, samples)| samples)
     }
 
-    pub fn median(&self, who: Who) -> Option<Median> {
-        Median::of(self.of(who).iter().copied())
-    }
-
     /// How many times as much one has as the other, round by round.
     fn ratio(&self, who: Who, to: Who) -> Option<Median> {
-        Median::of(
-            self.of(who)
-                .iter()
-                .zip(self.of(to))
-                .map(|(who, to)| who / to),
-        )
+        let pairs = self.of(who).iter().zip(self.of(to));
+        Median::of(pairs.map(|(who, to)| who / to))
     }
 
-    /// How many times worse one is than the limit.
-    pub fn times_the_limit(&self, who: Who) -> Option<f64> {
-        let ratio = match self.row.better {
-            Better::Less => self.ratio(who, Who::Limit),
-            Better::More => self.ratio(Who::Limit, who),
+    /// How many times the cost of the baseline one has.
+    pub fn times_the_baseline(&self, who: Who) -> Option<f64> {
+        let ratio = match self.row.kind {
+            Kind::Cost => self.ratio(who, Who::Baseline),
+            Kind::Rate => self.ratio(Who::Baseline, who),
+            Kind::Gain => None,
         };
         ratio.map(|ratio| ratio.value)
     }
@@ -67,42 +62,39 @@ impl Measured {
 
 /// The table, in Markdown, with the machine below it.
 pub fn table(measured: &[Measured]) -> Result<String> {
-    let mut lines = vec![
-        "| | | port | Node | limit | port ÷ limit | port ÷ Node |".to_owned(),
-        "|---|---|--:|--:|--:|--:|--:|".to_owned(),
-    ];
-    for row in measured {
-        let value = |who| {
-            row.median(who)
-                .map_or("—".into(), |median| rounded(median.value))
+    let mut table = "| | | Rust | Node | baseline | Rust / baseline | Rust / Node |\n\
+                     |---|---|--:|--:|--:|--:|--:|\n"
+        .to_owned();
+    for measured in measured {
+        let better = match measured.row.kind {
+            Kind::Cost => "less is better",
+            Kind::Rate | Kind::Gain => "more is better",
         };
-        let ratio = |to| match row.ratio(Who::Port, to) {
+        let unit = match measured.row.unit {
+            "" => better.to_owned(),
+            unit => format!("{unit}, {better}"),
+        };
+        let value = |who| {
+            let median = Median::of(measured.of(who).iter().copied());
+            median.map_or("—".into(), |median| rounded(median.value))
+        };
+        let ratio = |to| match measured.ratio(Who::Rust, to) {
             Some(Median { value, spread }) => {
                 format!("{} ± {spread:.*}", rounded(value), decimals(value))
             }
             None => "—".into(),
         };
-        let better = match row.row.better {
-            Better::Less => "less is better",
-            Better::More => "more is better",
-        };
-        let unit = match row.row.unit {
-            "" => better.to_owned(),
-            unit => format!("{unit}, {better}"),
-        };
-        lines.push(format!(
-            "| {} | {unit} | {} | {} | {} | {} | {} |",
-            row.row.name,
-            value(Who::Port),
+        table += &format!(
+            "| {} | {unit} | {} | {} | {} | {} | {} |\n",
+            measured.row.name,
+            value(Who::Rust),
             value(Who::Node),
-            value(Who::Limit),
-            ratio(Who::Limit),
+            value(Who::Baseline),
+            ratio(Who::Baseline),
             ratio(Who::Node),
-        ));
+        );
     }
-    lines.push(String::new());
-    lines.push(machine()?);
-    Ok(lines.join("\n"))
+    Ok(format!("{table}\n{}", machine()?))
 }
 
 /// How many digits after the point make three in all, or five after it.
@@ -111,66 +103,59 @@ fn decimals(value: f64) -> usize {
     (2.0 - magnitude).max(0.0) as usize
 }
 
+/// Three digits, then zeros up to the point.
 fn rounded(value: f64) -> String {
     let decimals = decimals(value);
     if decimals > 0 {
         return format!("{value:.decimals$}");
     }
-    let unit = 10_f64.powf(value.log10().floor() - 2.0);
+    let unit = 10_f64.powf(value.abs().log10().floor() - 2.0);
     format!("{:.0}", (value / unit).round() * unit)
 }
 
 /// Where this was measured, in one line.
 fn machine() -> Result<String> {
-    let info = fs::read_to_string("/proc/cpuinfo")?;
-    let field = |name: &str| {
-        let line = info.lines().find(|line| line.starts_with(name));
-        line.and_then(|line| line.split_once(": "))
-            .map_or("unknown", |(_, value)| value)
-    };
+    let mut system = System::new();
+    system.refresh_cpu_all();
+    let cpu = system.cpus().first().map_or("unknown", |cpu| cpu.brand());
     let first_line = |program: &str, arg: &str| {
         let output = Command::new(program).arg(arg).output().ok()?;
         let text = String::from_utf8(output.stdout).ok()?;
         text.lines().next().map(str::to_owned)
     };
     Ok(format!(
-        "{} CPUs ({}), Linux {}; {}; Node {}.",
-        std::thread::available_parallelism()?,
-        field("model name"),
-        first_line("uname", "-r").context("uname says nothing")?,
-        first_line("rustc", "--version").context("rustc says nothing")?,
-        first_line("node", "--version").unwrap_or("not there".into()),
+        "{} CPUs ({cpu}), {}; {}; {}.",
+        thread::available_parallelism()?,
+        first_line("uname", "-sr").context("uname prints nothing")?,
+        first_line("rustc", "--version").context("rustc prints nothing")?,
+        first_line("node", "--version").map_or("no Node".into(), |node| format!("Node {node}")),
     ))
 }
 
 /// All samples, for machines.
 pub fn json(measured: &[Measured]) -> Result<String> {
-    let rows = measured.iter().map(|row| {
-        let samples = row.samples.iter().map(|(who, samples)| {
-            let finite = samples
-                .iter()
-                .map(|sample| json!(sample.is_finite().then_some(sample)));
-            (format!("{who:?}").to_lowercase(), finite.collect::<Value>())
-        });
+    let rows = measured.iter().map(|measured| {
+        // What is not a number becomes null.
+        let samples = measured.samples.iter();
+        let samples = samples.map(|(who, all)| (format!("{who:?}").to_lowercase(), json!(all)));
         json!({
-            "name": row.row.name,
-            "unit": row.row.unit,
-            "less_is_better": row.row.better == Better::Less,
-            "samples": samples.collect::<serde_json::Map<_, _>>(),
+            "name": measured.row.name,
+            "unit": measured.row.unit,
+            "less_is_better": measured.row.kind == Kind::Cost,
+            "samples": samples.collect::<Map<_, _>>(),
         })
     });
-    let all = json!({ "machine": machine()?, "rows": rows.collect::<Vec<_>>() });
+    let all = json!({ "machine": machine()?, "rows": rows.collect::<Value>() });
     Ok(serde_json::to_string_pretty(&all)?)
 }
 
-/// Puts the table where the README has one.
+/// Puts the table into the page.
 pub fn write(table: &str) -> Result<()> {
-    let path = programs::root().join("README.md");
-    let readme = fs::read_to_string(&path)?;
-    let (before, rest) = readme
-        .split_once(BEGIN)
-        .context("the README has no place for it")?;
-    let (_, after) = rest.split_once(END).context("the place has no end")?;
+    let path = root().join(PAGE);
+    let page = fs::read_to_string(&path).with_context(|| format!("cannot read {PAGE}"))?;
+    let place = || format!("{PAGE} has no lines '{BEGIN}' and '{END}'");
+    let (before, rest) = page.split_once(BEGIN).with_context(place)?;
+    let (_, after) = rest.split_once(END).with_context(place)?;
     fs::write(path, format!("{before}{BEGIN}\n\n{table}\n\n{END}{after}"))?;
     Ok(())
 }

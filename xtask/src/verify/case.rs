@@ -1,101 +1,140 @@
-//! A case: a command line of an example, and what must come of it. It is written once and
-//! runs under the port always, and under the same program for Node where there is one.
+//! Checks of an example: cases, which are a command line and what must come of it, and scenarios,
+//! which are functions. Both are written once. They run with the Rust program, and where it must do
+//! the same, with the program for Node too, if Node is there.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 
-use super::run::{self, Output, same};
-use super::{check, check_with};
-use crate::programs::{self, Runtime};
+use super::{check, check_if, check_with};
+use crate::examples::Example;
+use crate::harness::programs::Runtime;
+use crate::harness::run::{Output, run, start_on};
+use crate::harness::{same, same_lines};
 
-/// What a check does with a program that is yet to be started.
-pub type Look = fn(Command) -> Result<()>;
+/// What a check does with a program that has not been started.
+pub type Scenario = fn(Command) -> Result<()>;
 
-/// Functions, each with its name, which becomes its check's.
-macro_rules! looks {
-    ($($look:ident),+ $(,)?) => {
-        [$((stringify!($look), $look as $crate::verify::case::Look)),+]
+/// Scenarios with their names, which become those of the checks.
+type Scenarios = &'static [(&'static str, Scenario)];
+
+/// Functions as scenarios.
+macro_rules! scenarios {
+    ($($scenario:ident),+ $(,)?) => {
+        &[$((stringify!($scenario), $scenario as $crate::verify::case::Scenario)),+]
     };
 }
-pub(super) use looks;
-
-/// An example's two halves: the port's program, and Node's script.
-#[derive(Clone, Copy)]
-pub struct Example {
-    pub name: &'static str,
-    /// In the example's folder.
-    pub script: &'static str,
-}
+pub(super) use scenarios;
 
 impl Example {
-    /// Runs the port.
-    pub fn port(&self) -> Command {
-        prepared(Command::new(programs::example(self.name)))
+    /// The Rust program, with a stdin that nobody writes to, and that does not end.
+    pub fn rust_command(&self) -> Command {
+        let mut command = Command::new(self.program());
+        command.stdin(Stdio::piped());
+        command
     }
 
-    /// Runs the same program for Node.
-    pub fn node(&self) -> Command {
-        let mut command = Command::new("node");
-        command.arg(programs::root().join(self.name).join(self.script));
-        prepared(command)
+    /// The program for Node, with the same stdin.
+    pub fn node_command(&self) -> Command {
+        let mut command = self.node();
+        command.stdin(Stdio::piped());
+        command
     }
 
-    /// A case with these arguments, which unless it says otherwise ends with status 0 and
-    /// prints nothing, as it does under Node.
+    /// A case that, unless it says otherwise, prints nothing, ends with code 0, and does the same
+    /// under Node.
     pub fn case<A: AsRef<OsStr>>(&self, name: &str, args: impl IntoIterator<Item = A>) -> Case {
         let args = args.into_iter().map(|arg| arg.as_ref().to_owned());
         Case {
             example: *self,
             name: name.to_owned(),
             args: args.collect(),
-            port: Expected::default(),
+            rust: Expected::default(),
             node: Node::Same,
         }
     }
 
-    /// Checks of more than a run's end, for the port and for Node.
-    pub fn checks_of_both<const N: usize>(&self, looks: [(&str, Look); N]) -> Vec<Trial> {
-        let example = *self;
-        let of_node = looks.map(|(name, look)| {
-            let name = format!("{}::{name}::node", self.name);
-            check_with(Runtime::Node, name, move || look(example.node()))
-        });
-        self.checks(looks).into_iter().chain(of_node).collect()
+    /// Checks of scenarios with the Rust program.
+    pub fn scenarios(&self, group: &str, scenarios: Scenarios) -> Vec<Trial> {
+        self.scenarios_if(true, "", group, scenarios)
     }
 
-    /// Checks of more than a run's end, for the port.
-    pub fn checks<const N: usize>(&self, looks: [(&str, Look); N]) -> Vec<Trial> {
-        let example = *self;
-        let of_port = looks.map(|(name, look)| {
-            let name = format!("{}::{name}", self.name);
-            check(name, move || look(example.port()))
-        });
-        of_port.into()
+    /// Checks of scenarios that look into `/proc`.
+    pub fn scenarios_on_linux(&self, group: &str, scenarios: Scenarios) -> Vec<Trial> {
+        let is_linux = cfg!(target_os = "linux");
+        self.scenarios_if(is_linux, "it needs Linux's /proc", group, scenarios)
     }
 
-    /// The check of `--help`: the first line, and what the last one calls the default.
+    /// Checks of scenarios that are ignored, for the reason given, unless a condition holds.
+    pub fn scenarios_if(
+        &self,
+        condition: bool,
+        reason: &str,
+        group: &str,
+        scenarios: Scenarios,
+    ) -> Vec<Trial> {
+        let example = *self;
+        let checks = scenarios.iter().map(|(name, scenario)| {
+            let name = format!("{}::{group}{name}", self.name);
+            let check = move || scenario(example.rust_command());
+            check_if(condition, reason, name, check)
+        });
+        checks.collect()
+    }
+
+    /// Checks of scenarios with both programs.
+    pub fn scenarios_of_both(&self, group: &str, scenarios: Scenarios) -> Vec<Trial> {
+        let example = *self;
+        let with_node = scenarios.iter().map(|(name, scenario)| {
+            let name = format!("{}::{group}{name}::node", self.name);
+            check_with(Runtime::Node, name, move || {
+                scenario(example.node_command())
+            })
+        });
+        let mut checks = self.scenarios(group, scenarios);
+        checks.extend(with_node);
+        checks
+    }
+
+    /// A check with a stdout that takes nothing.
+    pub fn stdout_on_a_full_disk(&self, args: &'static [&str]) -> Trial {
+        let example = *self;
+        let name = format!("{}::stdout_on_a_full_disk", self.name);
+        let has_device = Path::new("/dev/full").exists();
+        check_if(has_device, "there is no /dev/full", name, move || {
+            let disk = File::options().write(true).open("/dev/full")?;
+            let mut command = example.rust_command();
+            command.args(args);
+            let error = "cannot write to stdout: No space left on device (os error 28)";
+            let stderr = format!("{}: {error}\n", example.name);
+            start_on(command, disk)?.finish()?.ended_with(&stderr, 1)
+        })
+    }
+
+    /// Checks of `--help`, `-h` and `--version`.
     pub fn help(&self, usage: &'static str, default: &'static str) -> Trial {
         let example = *self;
         check(format!("{}::help", self.name), move || {
-            let mut command = example.port();
-            command.arg("--help");
-            let output = run::run(command)?;
-            output.ended_with("", 0)?;
-            let stdout = output.stdout();
-            same("the first line", Some(usage), stdout.lines().next())?;
+            let answer = |option: &str| {
+                let mut command = example.rust_command();
+                command.arg(option);
+                let output = run(command)?;
+                output.ended_with("", 0)?;
+                Ok::<_, anyhow::Error>(output.stdout())
+            };
+            let help = answer("--help")?;
+            same("the first line", &Some(usage), &help.lines().next())?;
             let default = format!("Default: {default}");
-            same("the last line", Some(&default[..]), stdout.lines().last())
+            same("the last line", &Some(&default[..]), &help.lines().last())?;
+            same("the answer to -h", &help, &answer("-h")?)?;
+            let version = format!("{} 0.1.0\n", example.name);
+            same("the version", &version, &answer("--version")?)
         })
     }
-}
-
-/// On a stdin that nobody writes to, and that does not end.
-fn prepared(mut command: Command) -> Command {
-    command.stdin(Stdio::piped());
-    command
 }
 
 #[derive(Clone)]
@@ -103,11 +142,11 @@ pub struct Case {
     example: Example,
     name: String,
     args: Vec<OsString>,
-    port: Expected,
+    rust: Expected,
     node: Node,
 }
 
-/// What Node's program does with the same case.
+/// What the program for Node does in a case.
 #[derive(Clone)]
 enum Node {
     Same,
@@ -121,13 +160,14 @@ enum Node {
 pub struct Expected {
     stdout: Text,
     stderr: Text,
-    status: i32,
+    code: i32,
 }
 
 #[derive(Clone)]
 enum Text {
     Is(Vec<u8>),
-    Holds(String),
+    HasLines(String),
+    Contains(String),
 }
 
 impl Default for Text {
@@ -142,42 +182,48 @@ impl Expected {
         self
     }
 
+    /// These lines, in any order.
+    pub fn stdout_lines(mut self, lines: &str) -> Self {
+        self.stdout = Text::HasLines(lines.to_owned());
+        self
+    }
+
     pub fn stderr(mut self, bytes: impl AsRef<[u8]>) -> Self {
         self.stderr = Text::Is(bytes.as_ref().to_vec());
         self
     }
 
-    pub fn stderr_holds(mut self, text: &str) -> Self {
-        self.stderr = Text::Holds(text.to_owned());
+    pub fn stderr_contains(mut self, text: &str) -> Self {
+        self.stderr = Text::Contains(text.to_owned());
         self
     }
 
-    pub fn status(mut self, status: i32) -> Self {
-        self.status = status;
+    pub fn code(mut self, code: i32) -> Self {
+        self.code = code;
         self
     }
 
-    fn meets(&self, output: &Output) -> Result<()> {
-        self.stdout.meets("stdout", &output.stdout)?;
-        self.stderr.meets("stderr", &output.stderr)?;
-        same("status", self.status, run::code(output.status))
+    fn check(&self, output: &Output) -> Result<()> {
+        self.stdout.check("stdout", &output.stdout)?;
+        self.stderr.check("stderr", &output.stderr)?;
+        same("code", &self.code, &output.code())
     }
 }
 
 impl Text {
-    fn meets(&self, what: &str, bytes: &[u8]) -> Result<()> {
+    fn check(&self, what: &str, bytes: &[u8]) -> Result<()> {
         let actual = String::from_utf8_lossy(bytes);
         match self {
-            // As text, which is easier to read, unless that would hide a difference.
-            Self::Is(expected) if expected != bytes => {
-                same(what, String::from_utf8_lossy(expected), actual)?;
+            Self::Is(expected) => {
+                // As text, which is easier to read, and then as bytes.
+                same(what, &*String::from_utf8_lossy(expected), &*actual)?;
                 same(what, &expected[..], bytes)
             }
-            Self::Is(_) => Ok(()),
-            Self::Holds(text) => {
+            Self::HasLines(expected) => same_lines(what, expected, &actual),
+            Self::Contains(text) => {
                 ensure!(
                     actual.contains(text),
-                    "{what} does not hold {text:?}: {actual:?}"
+                    "{what} does not contain {text:?}: {actual:?}"
                 );
                 Ok(())
             }
@@ -187,55 +233,59 @@ impl Text {
 
 impl Case {
     pub fn stdout(mut self, bytes: impl AsRef<[u8]>) -> Self {
-        self.port = self.port.stdout(bytes);
+        self.rust = self.rust.stdout(bytes);
         self
     }
 
     pub fn stderr(mut self, bytes: impl AsRef<[u8]>) -> Self {
-        self.port = self.port.stderr(bytes);
+        self.rust = self.rust.stderr(bytes);
         self
     }
 
-    pub fn status(mut self, status: i32) -> Self {
-        self.port = self.port.status(status);
+    pub fn code(mut self, code: i32) -> Self {
+        self.rust = self.rust.code(code);
         self
     }
 
-    /// States what Node does, where the port departs from it.
+    /// Says what Node does where the Rust program departs from it.
     pub fn but_node(mut self, expected: Expected) -> Self {
         self.node = Node::Differs(expected);
         self
     }
 
     /// Leaves Node out: the case is about something that its program does not have.
-    pub fn port_only(mut self) -> Self {
+    pub fn rust_only(mut self) -> Self {
         self.node = Node::NotAsked;
         self
     }
 
-    /// The checks of this case: one for the port, and one for Node if it is asked.
+    /// A check with the Rust program, and one with Node if it is asked.
     pub fn checks(self) -> Vec<Trial> {
         let name = format!("{}::{}", self.example.name, self.name);
-        let of_node = match &self.node {
-            Node::Same => Some(self.port.clone()),
+        let expected_of_node = match &self.node {
+            Node::Same => Some(self.rust.clone()),
             Node::Differs(expected) => Some(expected.clone()),
             Node::NotAsked => None,
         };
-        let node = of_node.map(|expected| {
+        let with_node = expected_of_node.map(|expected| {
             let case = self.clone();
-            let name = format!("{name}::node");
-            check_with(Runtime::Node, name, move || {
-                expected.meets(&case.run(case.example.node())?)
+            check_with(Runtime::Node, format!("{name}::node"), move || {
+                expected.check(&case.run(case.example.node_command())?)
             })
         });
-        let port = check(name, move || {
-            self.port.meets(&self.run(self.example.port())?)
+        let with_rust = check(name, move || {
+            self.rust.check(&self.run(self.example.rust_command())?)
         });
-        std::iter::once(port).chain(node).collect()
+        [with_rust].into_iter().chain(with_node).collect()
     }
 
     fn run(&self, mut command: Command) -> Result<Output> {
         command.args(&self.args);
-        run::run(command)
+        run(command)
     }
+}
+
+/// The checks of several cases.
+pub fn checks_of(cases: impl IntoIterator<Item = Case>) -> Vec<Trial> {
+    cases.into_iter().flat_map(Case::checks).collect()
 }

@@ -1,318 +1,310 @@
-//! Checks that what people copy works where they put it: each example's folder alone, and
-//! each file to copy with the crates that its header names and the programs that it shows.
+//! The checks of what people copy: the files, put into new packages by `cargo xtask copy` and built
+//! with the programs that their headers show; and each example's folder alone.
 
+use std::collections::HashMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::net::TcpStream;
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{LazyLock, OnceLock};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::run::{Output, Running, run, same, start, wait_until};
-use super::{check, check_with};
-use crate::programs::{self, Runtime};
+use super::{check, check_if, check_with};
+use crate::copy::{Header, copy};
+use crate::examples::{EXAMPLES, Example, File, SPAWN_LS, WORKER_SUM, files};
+use crate::harness::http::Client;
+use crate::harness::programs::{Runtime, cargo, executables, peer, root};
+use crate::harness::run::{run, start};
+use crate::harness::{LIMIT, same, wait_until};
+
+/// The address in the header of `http.rs`.
+const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3000);
 
 pub fn checks() -> Vec<Trial> {
-    vec![
-        check("copies::spawn-ls", || {
-            let stdout = alone("spawn-ls")?.run(&["echo", "hi"])?.stdout();
-            same(
-                "stdout",
-                "stdout: hi\n\nchild process exited with code 0\n",
-                &stdout,
-            )
+    let mut checks = vec![
+        check("copies::edition_2021", || PASTED_2021.lint()),
+        check("copies::edition_2024", || PASTED_2024.lint()),
+        check("copies::file_that_differs", file_that_differs),
+        check("copies::no_package", no_package),
+        check("copies::spawn", || {
+            prints("spawn_0", |stdout| {
+                stdout.ends_with(" bytes, exit status: 0\n")
+            })
         }),
-        check("copies::exec-count", || {
-            let stdout = alone("exec-count")?.run(&["echo hi"])?.stdout();
-            same("stdout", "Number of files: hi\n\n", &stdout)
+        check("copies::exec", || {
+            prints("exec_0", |stdout| stdout.ends_with("\t/usr/bin\n"))
         }),
-        check("copies::fork-ipc", || {
-            let stdout = alone("fork-ipc")?.run(&[])?.stdout();
-            let expected = "Message from parent: { hello: 'world' }\n\
-                            Message from child: { foo: 'bar' }\n";
-            same("stdout", expected, &stdout)
+        check("copies::inspect", || {
+            prints("inspect_0", |stdout| {
+                stdout == "{ \"it's\": [ 1, null ] }\n"
+            })
         }),
-        check("copies::cluster-http", || {
-            let stdout = alone("cluster-http")?.run(&["--help"])?.stdout();
-            ensure!(stdout.starts_with("Usage: cluster-http"), "{stdout:?}");
-            Ok(())
+        check("copies::worker", || {
+            prints("worker_0", |stdout| stdout == "100 results\n")
         }),
-        check("copies::worker-sum", worker_sum_and_a_panic),
-        check("copies::exec.rs", || {
-            let output = pasted("exec-count/src/exec.rs", 0)?.run(&[])?;
-            let names = fs::read_dir("/")?
-                .flatten()
-                .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'));
-            same(
-                "stdout",
-                format!("{} names\n", names.count()),
-                output.stdout(),
-            )
+        check("copies::share", || {
+            prints("share_0", |stdout| stdout == "10000\n")
         }),
-        check("copies::chunk.rs", || {
-            let output = pasted("spawn-ls/src/chunk.rs", 0)?.run(&[])?;
-            same("stdout", "a chunk of 8 bytes\n", &output.stdout())
-        }),
-        check("copies::inspect.rs", || {
-            let output = pasted("fork-ipc/src/inspect.rs", 0)?.run(&[])?;
-            same("stdout", "{ \"it's\": [ 1, null ] }\n", &output.stdout())
-        }),
-        check("copies::stdio.rs", || {
-            let output = pasted("fork-ipc/src/stdio.rs", 0)?.run(&[])?;
-            same("stdout", "hello\n", &output.stdout())
-        }),
-        check_with(Runtime::Node, "copies::ipc.rs::forks_node", || {
-            let copy = pasted("fork-ipc/src/ipc.rs", 0)?;
-            let echo = programs::root().join("xtask/peers/echo.mjs");
-            fs::copy(echo, copy.folder.path().join("child.js"))?;
-            fs::write(
-                copy.folder.path().join("package.json"),
-                r#"{"type":"module"}"#,
-            )?;
-            let output = copy.run(&[])?;
-            same(
-                "stdout",
-                "the child answers {\"hello\":\"world\"}\nthe child ended: exit status: 0\n",
-                &output.stdout(),
-            )
-        }),
-        check_with(Runtime::Node, "copies::ipc.rs::is_forked_by_node", || {
-            let copy = pasted("fork-ipc/src/ipc.rs", 1)?;
-            let mut node = Command::new("node");
-            node.args(["--eval", FORKS_A_PROGRAM])
-                .arg(&copy.program)
-                .stdin(Stdio::null());
-            same("stdout", "{ heard: 'hi' }\n", &run(node)?.stdout())
-        }),
-        check(
-            "copies::ipc.rs::nothing_leaks_below_the_child",
-            nothing_leaks_below_the_child,
+        check("copies::cluster", cluster),
+        check_if(
+            TcpStream::connect(HTTP).is_err(),
+            "another program has port 3000",
+            "copies::http",
+            http,
         ),
-        check("copies::ipc.rs::after_a_bad_line", after_a_bad_line),
-        check("copies::share.rs", || {
-            let output = pasted("worker-sum/src/share.rs", 0)?.run(&[])?;
-            same("stdout", "10000\n", &output.stdout())
-        }),
-        check("copies::cluster.rs", cluster),
-        check("copies::http.rs", http),
-    ]
-}
-
-const FORKS_A_PROGRAM: &str = "
-    const child = require('child_process')
-        .fork('argument', { execPath: process.argv[1], execArgv: [] });
-    child.on('message', (message) => { console.log(message); child.disconnect(); });
-    child.send('hi');
-";
-
-/// A package outside the workspace, and the program it has been built to.
-struct Copy {
-    folder: TempDir,
-    program: PathBuf,
-}
-
-impl Copy {
-    fn build(folder: TempDir, name: &str) -> Result<Self> {
-        fs::copy(
-            programs::root().join("Cargo.lock"),
-            folder.path().join("Cargo.lock"),
-        )?;
-        // What the crates were built to is kept: it takes a minute the first time.
-        let target = programs::root().join("target/copies").join(name);
-        let mut cargo = programs::cargo();
-        cargo
-            .current_dir(folder.path())
-            .env("CARGO_TARGET_DIR", &target);
-        // The workspace has been built: all crates are there.
-        let built = cargo.args(["build", "--quiet", "--offline"]).output()?;
-        let said = String::from_utf8_lossy(&built.stderr);
-        ensure!(
-            built.status.success() && said.is_empty(),
-            "cargo build says: {said}"
-        );
-        Ok(Self {
-            folder,
-            program: target.join("debug").join(name),
+        check_with(Runtime::Node, "copies::ipc::forks_node", ipc_forks_node),
+        check_with(
+            Runtime::Node,
+            "copies::ipc::is_forked_by_node",
+            ipc_is_forked_by_node,
+        ),
+    ];
+    checks.extend(EXAMPLES.map(|example| {
+        check(format!("copies::alone::{}", example.name), move || {
+            alone(&example)
         })
+    }));
+    checks
+}
+
+/// A package that people paste the files into. It is made once, in a folder that stays for the next
+/// run, and its programs are built once.
+pub struct Package {
+    folder: LazyLock<Result<PathBuf>>,
+    programs: OnceLock<Result<HashMap<String, PathBuf>>>,
+}
+
+/// In the edition that is not the examples'.
+static PASTED_2021: Package = Package::new(|| pasted("2021"));
+static PASTED_2024: Package = Package::new(|| pasted("2024"));
+
+impl Package {
+    pub const fn new(make: fn() -> Result<PathBuf>) -> Self {
+        let folder = LazyLock::new(make);
+        let programs = OnceLock::new();
+        Self { folder, programs }
     }
 
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        command
-            .args(args)
-            .current_dir(self.folder.path())
-            .stdin(Stdio::null());
-        command
+    fn folder(&self) -> Result<&Path> {
+        let folder = self.folder.as_ref();
+        Ok(folder.map_err(|error| anyhow!("{error:#}"))?)
     }
 
-    fn run(&self, args: &[&str]) -> Result<Output> {
-        let output = run(self.command(args))?;
-        output.ended_with("", 0)?;
-        Ok(output)
+    pub fn program(&self, name: &str) -> Result<&Path> {
+        let programs = self.programs.get_or_init(|| {
+            let built = executables(cargo_in(self.folder()?).arg("build"))?;
+            Ok(built.into_iter().collect())
+        });
+        let programs = programs.as_ref().map_err(|error| anyhow!("{error:#}"))?;
+        Ok(programs.get(name).context("no such program")?)
+    }
+
+    pub fn command(&self, name: &str) -> Result<Command> {
+        let mut command = Command::new(self.program(name)?);
+        command.stdin(Stdio::null());
+        Ok(command)
+    }
+
+    pub fn lint(&self) -> Result<()> {
+        let mut clippy = cargo_in(self.folder()?);
+        clippy.args("clippy --quiet --all-targets -- --deny warnings".split(' '));
+        let output = clippy.output()?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{stderr}");
+        Ok(())
     }
 }
 
-/// An example's folder, copied alone.
-fn alone(example: &str) -> Result<Copy> {
+/// A new package of an edition, with all files to copy as modules of its library, and with the
+/// programs of their headers.
+fn pasted(edition: &str) -> Result<PathBuf> {
     let folder = TempDir::new()?;
-    let from = programs::root().join(example);
-    copy_sources(&from, folder.path())?;
-    Copy::build(folder, example)
+    let source = folder.path().join("src");
+    fs::create_dir(&source)?;
+    let mut manifest = format!(
+        "[workspace]\n[package]\nname = \"pasted-{edition}\"\nversion = \"0.1.0\"\n\
+         edition = \"{edition}\"\nrust-version = \"1.85\"\nautobins = false\n"
+    );
+    let mut library = String::new();
+    for file in files() {
+        library += &format!("pub mod {};\n", file.name);
+        for (number, program) in Header::of(&file)?.programs.iter().enumerate() {
+            let name = format!("{}_{number}", file.name);
+            manifest += &format!("[[bin]]\nname = \"{name}\"\npath = \"src/{name}.rs\"\n");
+            fs::write(source.join(format!("{name}.rs")), program)?;
+        }
+    }
+    fs::write(source.join("lib.rs"), library)?;
+    fs::write(folder.path().join("Cargo.toml"), manifest)?;
+    fs::copy(root().join("Cargo.lock"), folder.path().join("Cargo.lock"))?;
+    for file in files() {
+        copy(&file, folder.path())?;
+    }
+    keep(&folder, &format!("pasted-{edition}"))
 }
 
-fn copy_sources(from: &Path, to: &Path) -> Result<()> {
-    fs::copy(from.join("Cargo.toml"), to.join("Cargo.toml"))?;
-    fs::create_dir(to.join("src"))?;
-    for file in fs::read_dir(from.join("src"))? {
-        let file = file?;
-        fs::copy(file.path(), to.join("src").join(file.file_name()))?;
+/// Where cargo keeps what copies are built to: beside the examples' programs.
+fn target() -> PathBuf {
+    SPAWN_LS.program().with_file_name("copies")
+}
+
+fn cargo_in(folder: &Path) -> Command {
+    let mut cargo = cargo();
+    cargo.current_dir(folder).env("CARGO_TARGET_DIR", target());
+    // Nobody debugs these programs, and they build faster without.
+    cargo.env("CARGO_PROFILE_DEV_DEBUG", "0");
+    cargo
+}
+
+/// Puts a package where the next run finds it.
+pub fn keep(package: &TempDir, name: &str) -> Result<PathBuf> {
+    let folder = target().join("packages").join(name);
+    mirror(package.path(), &folder)?;
+    Ok(folder)
+}
+
+/// Makes a folder the same as another. Files that are equal already stay untouched: cargo builds again
+/// what is newer than its program.
+pub fn mirror(from: &Path, into: &Path) -> Result<()> {
+    fs::create_dir_all(into)?;
+    for entry in fs::read_dir(into)? {
+        let entry = entry?;
+        if !from.join(entry.file_name()).exists() {
+            let remove = if entry.path().is_dir() {
+                fs::remove_dir_all
+            } else {
+                fs::remove_file
+            };
+            remove(entry.path())?;
+        }
+    }
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (source, target) = (entry.path(), into.join(entry.file_name()));
+        if source.is_dir() {
+            mirror(&source, &target)?;
+        } else if fs::read(&target).ok() != Some(fs::read(&source)?) {
+            fs::copy(source, target)?;
+        }
     }
     Ok(())
 }
 
-/// A file to copy, in a new package with the crates that its header names, and with the
-/// program that it shows as its `number`th example.
-fn pasted(file: &str, number: usize) -> Result<Copy> {
-    let text = fs::read_to_string(programs::root().join(file))?;
-    let program = blocks(&text, "rust,ignore").into_iter().nth(number);
-    with_program(file, &program.context("no such example")?, number)
+fn prints(name: &str, expected: fn(&str) -> bool) -> Result<()> {
+    let output = run(PASTED_2021.command(name)?)?;
+    let stdout = output.stdout();
+    ensure!(expected(&stdout), "{stdout:?}");
+    output.ended_with("", 0)
 }
 
-fn with_program(file: &str, program: &str, number: usize) -> Result<Copy> {
-    let from = programs::root().join(file);
-    let text = fs::read_to_string(&from)?;
-    let crates = blocks(&text, "toml").concat();
-    let stem = from.file_stem().context("its name")?.to_string_lossy();
-    let name = format!("with-{stem}-{number}");
+fn file_that_differs() -> Result<()> {
+    let package = TempDir::new()?;
+    fs::write(package.path().join("Cargo.toml"), [])?;
+    // It needs no crate.
+    let file = WORKER_SUM.files[1];
+    copy(&file, package.path())?;
+    // The same file may be there.
+    copy(&file, package.path())?;
+    let there = package.path().join("src/share.rs");
+    fs::write(&there, "// mine\n")?;
+    let error = "src/share.rs is there already, and differs";
+    is_refused(file, package.path(), error)?;
+    same("the file", "// mine\n", &fs::read_to_string(there)?[..])
+}
 
+fn no_package() -> Result<()> {
     let folder = TempDir::new()?;
-    // The workspace's edition is the latest: here it is the one before.
-    let manifest = format!(
-        "[package]\nname = \"{name}\"\nversion = \"0.0.0\"\nedition = \"2021\"\n\
-         [dependencies]\n{crates}"
-    );
-    fs::write(folder.path().join("Cargo.toml"), manifest)?;
-    fs::create_dir(folder.path().join("src"))?;
-    fs::copy(&from, folder.path().join("src").join(format!("{stem}.rs")))?;
-    fs::write(folder.path().join("src/main.rs"), program)?;
-    Copy::build(folder, &name)
+    let error = "Cargo.toml is not there: DIR has to be a package";
+    is_refused(SPAWN_LS.files[0], folder.path(), error)?;
+    same("what is there", &0, &fs::read_dir(folder.path())?.count())
 }
 
-/// The blocks of a language in the doc comment at the head of a file.
-fn blocks(text: &str, language: &str) -> Vec<String> {
-    let header = text.lines().map_while(|line| line.strip_prefix("//!"));
-    let mut blocks = Vec::new();
-    let mut within = None;
-    for line in header {
-        let line = line.strip_prefix(' ').unwrap_or(line);
-        match (&mut within, line.strip_prefix("```")) {
-            (None, Some(opened)) => within = Some((opened == language, String::new())),
-            (Some(_), Some(_)) => {
-                let block = within.take().filter(|(wanted, _)| *wanted);
-                blocks.extend(block.map(|(_, block)| block));
-            }
-            (Some((_, block)), None) => *block += &format!("{line}\n"),
-            (None, None) => {}
-        }
-    }
-    blocks
+fn is_refused(file: File, folder: &Path, end: &str) -> Result<()> {
+    let error = copy(&file, folder).err().context("it was copied")?;
+    ensure!(error.to_string().ends_with(end), "{error}");
+    Ok(())
 }
 
-/// Nobody's arguments make the worker panic, so its copy is changed until it does.
-fn worker_sum_and_a_panic() -> Result<()> {
-    let copy = alone("worker-sum")?;
-    let started = "This is the main thread\nThis is a worker thread\n";
-    same(
-        "stdout",
-        format!("{started}Result from worker: 45\n"),
-        copy.run(&[])?.stdout(),
-    )?;
-
-    let main = copy.folder.path().join("src/main.rs");
-    let source = fs::read_to_string(&main)?;
-    let work = "black_box(i)";
-    ensure!(source.contains(work), "the work has changed");
-    let panics = "black_box(if i > 1 { panic!(\"thrown at {i}\") } else { i })";
-    fs::write(&main, source.replace(work, panics))?;
-    let copy = Copy::build(copy.folder, "worker-sum")?;
-    let output = run(copy.command(&[]))?;
-    same("stdout", started, &output.stdout())?;
-    output.ended_with("thrown at 2\nWorker stopped with exit code 1\n", 1)
-}
-
-fn nothing_leaks_below_the_child() -> Result<()> {
-    let program = r#"
-        mod ipc;
-        fn main() -> std::io::Result<()> {
-            // SAFETY: this is the first line of `main`.
-            let channel = unsafe { ipc::channel_from_env()? };
-            let mut below = std::process::Command::new("sh");
-            below.args(["-c", "env | grep ^NODE_CHANNEL; ls -l /proc/$$/fd | grep socket: ; echo end"]);
-            below.status()?;
-            drop(channel);
-            Ok(())
-        }
-    "#;
-    let copy = with_program("fork-ipc/src/ipc.rs", program, 2)?;
-    let mut parent = Command::new(programs::example("fork-ipc"));
-    parent.arg(&copy.program).stdin(Stdio::null());
-    let output = run(parent)?;
-    same("stdout", "end\n", &output.stdout())?;
-    let says = "fork-ipc: the child ended before it answered (exit status: 0)\n";
-    output.ended_with(says, 1)
-}
-
-/// In a program of its own: a shell takes no number of a descriptor that has two digits.
-fn after_a_bad_line() -> Result<()> {
-    let program = r#"
-        mod ipc;
-        fn main() -> std::io::Result<()> {
-            let mut command = std::process::Command::new("sh");
-            command.args(["-c", "printf 'no json\n{}\n' >&$NODE_CHANNEL_FD"]);
-            let (mut child, _sender, receiver) = ipc::fork(command)?;
-            for message in receiver {
-                println!("{}", message.is_ok());
-            }
-            child.wait()?;
-            Ok(())
-        }
-    "#;
-    let copy = with_program("fork-ipc/src/ipc.rs", program, 3)?;
-    same("stdout", "false\ntrue\n", &copy.run(&[])?.stdout())
+/// What stands between two texts in the output so far, once it does.
+fn between(text: impl Fn() -> String, before: &str, after: &str) -> Result<String> {
+    wait_until(&format!("{before}…{after}"), || {
+        let text = text();
+        let found = text
+            .split_once(before)
+            .and_then(|(_, rest)| rest.split_once(after));
+        Ok(found.map(|(found, _)| found.to_owned()))
+    })
 }
 
 fn cluster() -> Result<()> {
-    let program = start(pasted("cluster-http/src/cluster.rs", 0)?.command(&[]))?;
-    let address = line_after(&program, "Listening(", ")")?;
-    let mut answer = String::new();
-    TcpStream::connect(address)?.read_to_string(&mut answer)?;
-    same("answer", "hello\n", &answer)?;
+    let program = start(PASTED_2021.command("cluster_0")?)?;
+    let address = between(|| program.stderr(), "Listening(\"", "\")")?;
+    for _ in 0..3 {
+        let mut answer = String::new();
+        let mut client = TcpStream::connect(&address)?;
+        client.set_read_timeout(Some(LIMIT))?;
+        client.read_to_string(&mut answer)?;
+        same("answer", "hello\n", &answer[..])?;
+    }
     program.signal(Signal::SIGTERM)?;
-    program.finish()?.ended_with("", 0)
+    program.finish()?.ended_with_code(0)
 }
 
 fn http() -> Result<()> {
-    use std::io::Write;
-    let program = start(pasted("cluster-http/src/http.rs", 0)?.command(&[]))?;
-    let address = line_after(&program, "http://", "/")?;
-    let mut connection = TcpStream::connect(address)?;
-    connection.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")?;
-    let mut status = String::new();
-    BufReader::new(connection).read_line(&mut status)?;
-    same("status line", "HTTP/1.1 200 OK\r\n", &status)
+    let program = start(PASTED_2021.command("http_0")?)?;
+    let mut client = wait_until("it to listen", || Ok(Client::connect(HTTP).ok()))?;
+    same("body", "hello\n", &client.get()?.body[..])?;
+    program.signal(Signal::SIGINT)?;
+    ensure!(client.is_closed(), "the connection stays open");
+    program.finish()?.ended_with("", 0)
 }
 
-/// What stands between two texts on stdout, once it does.
-fn line_after(program: &Running, before: &str, after: &str) -> Result<String> {
-    wait_until("the address on stdout", || {
-        let stdout = program.stdout();
-        let found = stdout
-            .split_once(before)
-            .and_then(|(_, rest)| rest.split_once(after));
-        Ok(found.map(|(address, _)| address.to_owned()))
-    })
+fn ipc_forks_node() -> Result<()> {
+    let folder = TempDir::new()?;
+    fs::copy(peer("echo.mjs"), folder.path().join("child.js"))?;
+    fs::write(folder.path().join("package.json"), r#"{"type":"module"}"#)?;
+    let mut command = PASTED_2021.command("ipc_0")?;
+    command.current_dir(folder.path());
+    let output = run(command)?;
+    let expected = "the child answers {\"hello\":\"world\"}\nthe child ended: exit status: 0\n";
+    same("stdout", expected, &output.stdout()[..])?;
+    output.ended_with("", 0)
+}
+
+fn ipc_is_forked_by_node() -> Result<()> {
+    let script = "
+        const child = require('child_process')
+            .fork('argument', { execPath: process.argv[1], execArgv: [] });
+        child.on('message', (message) => { console.log(message); child.disconnect(); });
+        child.send('hi');
+    ";
+    let mut node = Command::new("node");
+    node.args(["--eval", script])
+        .arg(PASTED_2021.program("ipc_1")?)
+        .stdin(Stdio::null());
+    let output = run(node)?;
+    same("stdout", "{ heard: 'hi' }\n", &output.stdout()[..])?;
+    output.ended_with("", 0)
+}
+
+/// An example's folder builds where nothing of the workspace is.
+fn alone(example: &Example) -> Result<()> {
+    let fresh = TempDir::new()?;
+    mirror(&root().join(example.name), fresh.path())?;
+    fs::copy(root().join("Cargo.lock"), fresh.path().join("Cargo.lock"))?;
+    let manifest = fresh.path().join("Cargo.toml");
+    fs::write(
+        &manifest,
+        fs::read_to_string(&manifest)? + "\n[workspace]\n",
+    )?;
+    let package = keep(&fresh, example.name)?;
+    let output = cargo_in(&package).args(["check", "--quiet"]).output()?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{stderr}");
+    Ok(())
 }

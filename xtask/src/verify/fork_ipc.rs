@@ -1,18 +1,10 @@
-//! The checks of fork-ipc, and of its files, which are copied here.
+//! The checks of fork-ipc. What its files do by themselves is in their unit tests.
 
-#[path = "../../../fork-ipc/src/inspect.rs"]
-pub mod inspect;
-#[path = "../../../fork-ipc/src/ipc.rs"]
-pub mod ipc;
-
-use std::fs;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
@@ -20,584 +12,466 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
-use super::case::{Example, Expected, looks};
-use super::run::{Go, close, code, run, same, start, start_unread};
+use super::case::{Case, Expected, checks_of, scenarios};
+use super::inspect::inspect;
 use super::{check, check_with};
-use crate::programs::{self, Runtime};
-
-const FORK_IPC: Example = Example {
-    name: "fork-ipc",
-    script: "node/parent.mjs",
-};
+use crate::examples::FORK_IPC;
+use crate::harness::gate::Gates;
+use crate::harness::programs::{Runtime, peer};
+use crate::harness::run::{read_late, run, start, start_unread};
+use crate::harness::{LIMIT, ipc, same, within_limit};
 
 const EXCHANGE: &str = "\
 Message from parent: { hello: 'world' }
 Message from child: { foo: 'bar' }
 ";
 
-/// Messages as JSON, and as Node prints them.
-const PRINTED: &[(&str, &str)] = &[
-    (r#"{"hello":"world"}"#, "{ hello: 'world' }"),
-    (
-        r#"{"a":1,"b":[1,2,3],"c":{"d":null,"e":true}}"#,
-        "{ a: 1, b: [ 1, 2, 3 ], c: { d: null, e: true } }",
-    ),
-    (r#"{"z":1,"a":2,"m":3}"#, "{ z: 1, a: 2, m: 3 }"),
-    ("[]", "[]"),
-    ("{}", "{}"),
-    ("[[]]", "[ [] ]"),
-    (r#"{"a":[],"b":{}}"#, "{ a: [], b: {} }"),
-    ("[[[[]]]]", "[ [ [ [] ] ] ]"),
-    ("[[[[1]]]]", "[ [ [ [Array] ] ] ]"),
-    (r#"[[[{"a":1}]]]"#, "[ [ [ [Object] ] ] ]"),
-    ("null", "null"),
-    ("false", "false"),
-    ("[true,false,null]", "[ true, false, null ]"),
-    ("0", "0"),
-    ("[-1.5,1e-7,1e+21]", "[ -1.5, 1e-7, 1e+21 ]"),
-    ("9007199254740991", "9007199254740991"),
-    (r#""a bare string""#, "a bare string"),
-    (r#""""#, ""),
-    (r#""two\nlines""#, "two\nlines"),
-    (r#"["plain"]"#, "[ 'plain' ]"),
-    (r#"["it's"]"#, r#"[ "it's" ]"#),
-    (r#"["it's \"so\""]"#, r#"[ `it's "so"` ]"#),
-    (r#"["it's \"so\" `too`"]"#, r#"[ 'it\'s "so" `too`' ]"#),
-    (r#"["it's \"so\" ${too}"]"#, r#"[ 'it\'s "so" ${too}' ]"#),
-    (r#"["\"so\""]"#, r#"[ '"so"' ]"#),
-    (
-        r#"["\b\t\n\f\r\u0000\u000b\u001b\u007f\u0085\\"]"#,
-        r"[ '\b\t\n\f\r\x00\x0B\x1B\x7F\x85\\' ]",
-    ),
-    (r#"["Grüße, 世界 👋🏽"]"#, "[ 'Grüße, 世界 👋🏽' ]"),
-    (
-        r#"{"a_1":1,"_":2,"$":3,"a-b":4,"":5,"é":6,"it's":7,"a b":8}"#,
-        r#"{ a_1: 1, _: 2, '$': 3, 'a-b': 4, '': 5, 'é': 6, "it's": 7, 'a b': 8 }"#,
-    ),
-    (r#"{"1":1,"1a":2}"#, "{ '1': 1, '1a': 2 }"),
-    (r#"{"__proto__":1}"#, "{ ['__proto__']: 1 }"),
-    (r#"{"cmd":"node_x"}"#, "{ cmd: 'node_x' }"),
-    (r#"{"cmd":["NODE_x"]}"#, "{ cmd: [ 'NODE_x' ] }"),
-];
-
-/// Messages, and how they are printed.
-type Messages = Vec<(Value, String)>;
-
-/// Messages with a name for the check.
-type Set = (&'static str, fn() -> Messages);
-
-const THE_DOCUMENTS_MESSAGE: Set = ("the_documents_message", || {
-    vec![(json!({ "foo": "bar" }), "{ foo: 'bar' }".into())]
-});
-
-const VALUES: Set = ("values", || {
-    let parsed = |(json, printed): &(&str, &str)| {
-        let message = serde_json::from_str(json).expect("it is JSON");
-        (message, (*printed).to_owned())
-    };
-    PRINTED.iter().map(parsed).collect()
-});
-
-const A_THOUSAND: Set = ("a_thousand", || {
-    let message = |n| (json!({ "n": n }), format!("{{ n: {n} }}"));
-    (0..1000).map(message).collect()
-});
-
-const A_MEGABYTE: Set = ("a_megabyte", || {
-    let long = "ä".repeat(1 << 19);
-    vec![(json!(long), long)]
-});
-
 pub fn checks() -> Vec<Trial> {
-    let cases = [
+    let mut checks = checks_of([
+        FORK_IPC.case("document", [""; 0]).stdout(EXCHANGE),
         FORK_IPC
-            .case("the_documents_program", [""; 0])
+            .case(
+                "rust_child",
+                [FORK_IPC.program().as_os_str(), "child".as_ref()],
+            )
             .stdout(EXCHANGE),
+        sh(
+            "internal_messages",
+            r#"printf '{"cmd":"%s"}\n' NODE_A NODE_ mine >&$NODE_CHANNEL_FD
+               cat <&$NODE_CHANNEL_FD >&2"#,
+        )
+        .stdout("Message from child: { cmd: 'NODE_' }\nMessage from child: { cmd: 'mine' }\n")
+        .stderr("{\"hello\":\"world\"}\n"),
+        sh(
+            "invalid_utf_8",
+            r#"printf '"a\377b"\n' >&$NODE_CHANNEL_FD; cat <&$NODE_CHANNEL_FD >/dev/null"#,
+        )
+        .stdout("Message from child: a\u{fffd}b\n"),
+        sh(
+            "message_after_disconnect",
+            "echo 1 >&$NODE_CHANNEL_FD; cat <&$NODE_CHANNEL_FD >/dev/null
+             echo 2 >&$NODE_CHANNEL_FD",
+        )
+        .stdout("Message from child: 1\nMessage from child: 2\n")
+        .but_node(Expected::default().stdout("Message from child: 1\n")),
         FORK_IPC
-            .case(
-                "internal_messages_are_kept",
-                [
-                    "sh",
-                    "-c",
-                    r#"for cmd in NODE_INTERNAL NODE_ mine; do
-                           echo "{\"cmd\":\"$cmd\"}" >&$NODE_CHANNEL_FD
-                       done"#,
-                ],
+            .case("script", ["nosuch.mjs"])
+            .stderr(
+                "fork-ipc: cannot fork nosuch.mjs: No such file or directory (os error 2); \
+                 to fork a script, use 'node nosuch.mjs'\n",
             )
-            .stdout("Message from child: { cmd: 'NODE_' }\nMessage from child: { cmd: 'mine' }\n")
-            .port_only(),
-        FORK_IPC
-            .case(
-                "numbers_keep_their_digits",
-                [
-                    "sh",
-                    "-c",
-                    "echo '[12345678901234567890123,0.10,1e+21]' >&$NODE_CHANNEL_FD",
-                ],
-            )
-            .stdout("Message from child: [ 12345678901234567890123, 0.10, 1e+21 ]\n")
-            .port_only(),
+            .code(1)
+            .rust_only(),
         FORK_IPC
             .case("no_such_program", ["nosuch"])
             .stderr("fork-ipc: cannot fork nosuch: No such file or directory (os error 2)\n")
-            .status(1)
+            .code(1)
             .but_node(
                 Expected::default()
-                    .stderr_holds("Error: spawn nosuch ENOENT")
-                    .status(1),
+                    .stderr_contains("Error: spawn nosuch ENOENT")
+                    .code(1),
             ),
-    ];
-    let mut checks: Vec<Trial> = cases.into_iter().flat_map(|case| case.checks()).collect();
-    checks.extend(failing_children());
-    checks.extend(bad_descriptors());
+    ]);
+    checks.extend(checks_of(failing_children()));
+    checks.extend(checks_of(standard_streams_as_channel()));
+    checks.extend(bad_channel_fds());
     for runtime in Runtime::ALL {
-        checks.extend(with_runtime(runtime));
+        checks.extend(exchanges(runtime));
     }
-    checks.extend(FORK_IPC.checks(looks![
-        a_leaked_descriptor_number,
-        stdout_closed_early,
-        the_child_ends_when_the_parent_is_killed,
-    ]));
+    checks.extend(FORK_IPC.scenarios(
+        "",
+        scenarios![
+            channel_fd_of_another,
+            nonblocking_channel,
+            nonblocking_stdout,
+            stdout_closed_early,
+            child_ends_when_the_parent_is_killed,
+        ],
+    ));
     checks.extend([
+        check_with(
+            Runtime::Node,
+            "fork-ipc::failing_child::throws",
+            node_throws,
+        ),
+        check_with(Runtime::Node, "fork-ipc::handle", handle),
         FORK_IPC.help(
             "Usage: fork-ipc [COMMAND [ARG]...]",
             "this program, as `fork-ipc child`",
-        ),
-        check("fork-ipc::inspect", inspect_prints_as_expected),
-        check_with(
-            Runtime::Node,
-            "fork-ipc::inspect::node",
-            node_prints_as_expected,
-        ),
-        check("fork-ipc::ipc::two_threads", two_threads),
-        check("fork-ipc::ipc::a_non_blocking_end", a_non_blocking_end),
-        check(
-            "fork-ipc::ipc::the_end_reaches_the_child_alone",
-            the_end_reaches_the_child_alone,
         ),
     ]);
     checks
 }
 
-/// What a child does wrong, as a shell script on the channel, and what the parent says.
-fn failing_children() -> Vec<Trial> {
-    let silent = |status: &str| format!("the child ended before it answered ({status})");
+/// A case whose child is a shell script. Its `$0` is the Rust program.
+fn sh(name: &str, script: &str) -> Case {
+    let program = FORK_IPC.program().as_os_str();
+    FORK_IPC.case(
+        name,
+        ["sh".as_ref(), "-c".as_ref(), script.as_ref(), program],
+    )
+}
+
+fn failing_children() -> Vec<Case> {
+    let unanswered = |status: &str| format!("the child ended before it answered ({status})");
+    let not_json = "a message is not JSON: 'no json' (expected ident at line 1 column 2)";
     let cases = [
-        ("exits", "exit 3", silent("exit status: 3")),
-        ("exits_well_but_mute", "exit 0", silent("exit status: 0")),
-        ("is_killed", "kill -9 $$", silent("signal: 9 (SIGKILL)")),
-        // It would wait for ever, and does not know that it is not listened to.
+        ("exits", "exit 3", unanswered("exit status: 3")),
+        ("exits_with_0", "exit 0", unanswered("exit status: 0")),
+        ("is_killed", "kill -9 $$", unanswered("signal: 9 (SIGKILL)")),
+        // It would wait for ever.
         (
-            "writes_no_json",
-            "echo 'no json' >&$NODE_CHANNEL_FD; exec sleep 1000",
-            "a message is not JSON: 'no json' (expected ident at line 1 column 2)".into(),
+            "sends_no_json",
+            "echo no json >&$NODE_CHANNEL_FD; exec sleep 1000",
+            not_json.into(),
         ),
         (
-            "writes_long_nonsense",
-            "printf '{%050d\\n' 7 >&$NODE_CHANNEL_FD; exec sleep 1000",
+            "sends_half_a_line",
+            "printf '{\"half\":' >&$NODE_CHANNEL_FD",
+            "the channel closed within the message '{\"half\":'".into(),
+        ),
+        (
+            "sends_an_endless_line",
+            "yes 2>/dev/null | tr -d '\\n' 2>/dev/null >&$NODE_CHANNEL_FD",
             format!(
-                "a message is not JSON: '{{{}…' (key must be a string at line 1 column 2)",
-                "0".repeat(39)
+                "a message is longer than 67108864 bytes: '{}…'",
+                "y".repeat(40)
             ),
         ),
-        (
-            "writes_to_the_terminal",
-            "printf '\\033[31mred\\n' >&$NODE_CHANNEL_FD; exec sleep 1000",
-            "a message is not JSON: '[31mred' (expected value at line 1 column 1)".into(),
-        ),
-        (
-            "writes_an_empty_line",
-            "echo >&$NODE_CHANNEL_FD; exec sleep 1000",
-            "a message is not JSON: '' (EOF while parsing a value at line 1 column 0)".into(),
-        ),
-        (
-            "ends_within_a_message",
-            "printf '{\"half\":' >&$NODE_CHANNEL_FD",
-            "the channel closed in the middle of '{\"half\":'".into(),
-        ),
     ];
-    let cases = cases.map(|(name, script, says)| {
-        FORK_IPC
-            .case(&format!("a_child_that::{name}"), ["sh", "-c", script])
-            .stderr(format!("fork-ipc: {says}\n"))
-            .status(1)
-            .port_only()
+    let fails = |name: &str, script: &str, stderr: &str| {
+        sh(&format!("failing_child::{name}"), script)
+            .stderr(stderr)
+            .code(1)
+    };
+    let cases = cases.map(|(name, script, error)| {
+        fails(name, script, &format!("fork-ipc: {error}\n")).rust_only()
     });
-    let answers_and_fails = FORK_IPC
-        .case(
-            "a_child_that::answers_and_fails",
-            ["sh", "-c", "echo '{\"a\":1}' >&$NODE_CHANNEL_FD; exit 4"],
-        )
-        .stdout("Message from child: { a: 1 }\n")
-        .stderr("fork-ipc: the child failed (exit status: 4)\n")
-        .status(1)
-        .port_only();
+    let receives = "head -n 1 <&$NODE_CHANNEL_FD >&2";
+    let received = "{\"hello\":\"world\"}\n";
+    let error = unanswered("exit status: 3");
     let under_node_too = [
-        FORK_IPC
-            .case(
-                "a_child_that::hears_and_exits",
-                ["sh", "-c", "head -n 1 <&$NODE_CHANNEL_FD >&2; exit 3"],
-            )
-            .stderr(
-                "{\"hello\":\"world\"}\n\
-                 fork-ipc: the child ended before it answered (exit status: 3)\n",
-            )
-            .status(1)
-            // It ends silently.
-            .but_node(Expected::default().stderr("{\"hello\":\"world\"}\n")),
-        FORK_IPC
-            .case(
-                "a_child_that::hears_and_writes_no_json",
-                [
-                    "sh",
-                    "-c",
-                    "head -n 1 <&$NODE_CHANNEL_FD >&2; echo no json >&$NODE_CHANNEL_FD",
-                ],
-            )
-            .stderr(
-                "{\"hello\":\"world\"}\n\
-                 fork-ipc: a message is not JSON: 'no json' (expected ident at line 1 column 2)\n",
-            )
-            .status(1)
-            .but_node(Expected::default().stderr_holds("SyntaxError").status(1)),
+        fails(
+            "receives_and_exits",
+            &format!("{receives}; exit 3"),
+            &format!("{received}fork-ipc: {error}\n"),
+        )
+        // Node's parent ends silently.
+        .but_node(Expected::default().stderr(received)),
+        fails(
+            "receives_and_sends_no_json",
+            &format!("{receives}; echo no json >&$NODE_CHANNEL_FD"),
+            &format!("{received}fork-ipc: {not_json}\n"),
+        )
+        .but_node(Expected::default().stderr_contains("SyntaxError").code(1)),
+        fails(
+            "answers_and_fails",
+            &format!("{receives}; echo '[]' >&$NODE_CHANNEL_FD; exit 4"),
+            &format!("{received}fork-ipc: the child failed (exit status: 4)\n"),
+        )
+        .stdout("Message from child: []\n")
+        .but_node(
+            Expected::default()
+                .stdout("Message from child: []\n")
+                .stderr(received),
+        ),
     ];
-    let throws = check_with(Runtime::Node, "fork-ipc::a_child_that::throws", || {
-        let mut command = FORK_IPC.port();
-        command.args([
-            "node",
-            "--eval",
-            "process.on('message', () => { throw 'no' })",
-        ]);
-        let output = run(command)?;
-        let says = "fork-ipc: the child ended before it answered (exit status: 1)\n";
-        ensure!(output.stderr().ends_with(says), "{:?}", output.stderr());
-        same("status", 1, code(output.status))
-    });
-    let cases = cases
-        .into_iter()
-        .chain([answers_and_fails])
-        .chain(under_node_too);
-    cases
-        .flat_map(|case| case.checks())
-        .chain([throws])
-        .collect()
+    cases.into_iter().chain(under_node_too).collect()
 }
 
-/// What can be wrong with the child's `NODE_CHANNEL_FD`, and what it says.
-fn bad_descriptors() -> Vec<Trial> {
+fn node_throws() -> Result<()> {
+    let script = "process.on('message', () => { throw 'no' })";
+    let mut command = FORK_IPC.rust_command();
+    command.args(["node", "--eval", script]);
+    let output = run(command)?;
+    let error = "fork-ipc: the child ended before it answered (exit status: 1)\n";
+    ensure!(output.stderr().ends_with(error), "{:?}", output.stderr());
+    output.ended_with_code(1)
+}
+
+/// Node takes the handle. The Rust program refuses it, and the child goes on.
+fn handle() -> Result<()> {
+    let expected = ["after it\nMessage from child: the last", "with a handle"];
+    let commands = [FORK_IPC.rust_command(), FORK_IPC.node_command()];
+    for (mut command, expected) in commands.into_iter().zip(expected) {
+        // Without a warning that the handle was not accepted.
+        command
+            .args(["node", "--no-warnings"])
+            .arg(peer("handle.mjs"));
+        let output = run(command)?;
+        let expected = format!("Message from child: {expected}\n");
+        same("stdout", &expected, &output.stdout())?;
+        output.ended_with("", 0)?;
+    }
+    Ok(())
+}
+
+/// Each has its child's end on a standard stream.
+fn standard_streams_as_channel() -> Vec<Case> {
+    let child = |number: u32| {
+        sh(
+            &format!("channel_fd::{number}"),
+            &format!(
+                "fd=$NODE_CHANNEL_FD; NODE_CHANNEL_FD={number} exec \"$0\" child {number}<&$fd"
+            ),
+        )
+        .rust_only()
+    };
+    // What the child prints goes to the channel.
+    let error = "fork-ipc: a message is not JSON: 'Message from parent: { hello: 'world' }' \
+                 (expected value at line 1 column 1)\n";
+    vec![
+        child(0).stdout(EXCHANGE),
+        child(1).stderr(error).code(1),
+        child(2).stdout(EXCHANGE),
+    ]
+}
+
+fn bad_channel_fds() -> Vec<Trial> {
     let cases = [
-        ("missing", None, "is not set: nothing forked this process"),
-        ("no_number", Some("x"), "is 'x', no number from 3 on"),
-        ("empty", Some(""), "is '', no number from 3 on"),
-        ("negative", Some("-1"), "is '-1', no number from 3 on"),
+        (
+            "missing",
+            None,
+            "is not set: this process was not started by fork()",
+        ),
+        ("word", Some("x"), "is 'x', which is not a file descriptor"),
+        ("empty", Some(""), "is '', which is not a file descriptor"),
+        (
+            "negative",
+            Some("-1"),
+            "is '-1', which is not a file descriptor",
+        ),
+        (
+            "too_large",
+            Some("4294967296"),
+            "is '4294967296', which is not a file descriptor",
+        ),
         ("closed", Some("99"), "is 99, which is not open"),
         (
-            "a_standard_stream",
-            Some("0"),
-            "is '0', no number from 3 on",
+            "file",
+            Some("8"),
+            "is 8, which is not a connected Unix socket",
         ),
-        ("no_socket", Some("9"), "is 9, which is not a socket"),
+        (
+            "stderr",
+            Some("2"),
+            "is 2, which is not a connected Unix socket",
+        ),
+        (
+            "listener",
+            Some("9"),
+            "is 9, which is not a connected Unix socket",
+        ),
     ];
-    let checks = cases.map(|(name, value, says)| {
+    let checks = cases.map(|(name, value, error)| {
         check(format!("fork-ipc::channel_fd::{name}"), move || {
-            let mut command = Command::new("sh");
-            command.args(["-c", "exec \"$0\" child 9</dev/null"]);
-            command
-                .arg(programs::example("fork-ipc"))
-                .stdin(Stdio::null());
-            command.env_remove("NODE_CHANNEL_FD");
-            command.envs(value.map(|value| ("NODE_CHANNEL_FD", value)));
-            let says = format!("fork-ipc: NODE_CHANNEL_FD {says}\n");
-            run(command)?.ended_with(&says, 1)
+            let error = format!("fork-ipc: NODE_CHANNEL_FD {error}\n");
+            run(child_without_channel(value)?)?.ended_with(&error, 1)
         })
     });
-    let nobody = check("fork-ipc::channel_fd::connected_to_nobody", || {
-        let mut command = Command::new("sh");
-        command.args(["-c", "exec \"$0\" child 9<&0"]);
-        command
-            .arg(programs::example("fork-ipc"))
-            .env("NODE_CHANNEL_FD", "9")
-            .stdin(OwnedFd::from(TcpListener::bind("127.0.0.1:0")?));
-        let says = "fork-ipc: NODE_CHANNEL_FD is 9, which is connected to nobody\n";
-        run(command)?.ended_with(says, 1)
+    let serialization = check("fork-ipc::channel_fd::advanced_serialization", || {
+        let mut command = child_without_channel(Some("9"))?;
+        command.env("NODE_CHANNEL_SERIALIZATION_MODE", "advanced");
+        let error = "fork-ipc: NODE_CHANNEL_SERIALIZATION_MODE is not 'json', \
+                     the only one supported here\n";
+        run(command)?.ended_with(error, 1)
     });
-    let advanced = check("fork-ipc::channel_fd::advanced_serialization", || {
-        let script = "NODE_CHANNEL_SERIALIZATION_MODE=advanced exec \"$0\" child";
-        let mut command = FORK_IPC.port();
-        command.args(["sh", "-c", script]);
-        command.arg(programs::example("fork-ipc"));
-        let says = "fork-ipc: NODE_CHANNEL_SERIALIZATION_MODE is not 'json', \
-                    the only one known here\n\
-                    fork-ipc: the child ended before it answered (exit status: 1)\n";
-        run(command)?.ended_with(says, 1)
-    });
-    checks.into_iter().chain([nobody, advanced]).collect()
+    checks.into_iter().chain([serialization]).collect()
 }
 
-/// The channel with another runtime on the other side, as parent and as child.
-fn with_runtime(runtime: Runtime) -> Vec<Trial> {
-    let name = runtime.name();
+/// `fork-ipc child` with a file as descriptor 8 and a listener as descriptor 9.
+fn child_without_channel(fd: Option<&str>) -> Result<Command> {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "exec \"$0\" child 8</dev/null 9<&0"])
+        .arg(FORK_IPC.program())
+        .stdin(OwnedFd::from(TcpListener::bind("127.0.0.1:0")?))
+        .env_remove("NODE_CHANNEL_FD")
+        .envs(fd.map(|fd| ("NODE_CHANNEL_FD", fd)));
+    Ok(command)
+}
+
+/// A name, and messages.
+type Messages = (&'static str, fn() -> Value);
+
+const DOCUMENT: Messages = ("document", || json!([{ "foo": "bar" }]));
+
+const VALUES: Messages = ("values", || {
+    json!([
+        null, false, true, 0, -1.5, 1e21, 1e-7, 9_007_199_254_740_991_u64, "", "two\nlines",
+        "\u{8}\t\u{0}\u{1b}\u{7f}\u{85}\u{2028}\\\"", "Grüße, 世界 👋🏽", [], {}, [[[[1]]]],
+        { "z": 1, "a": 2, "10": 3, "9": 4, "": 5, "é": 6, "__proto__": 7 },
+        { "cmd": "node_x" }, { "cmd": ["NODE_x"] },
+        [1, 2, 3, 4, 5, 6, 7, "an array of more than six entries, which takes several lines"],
+    ])
+});
+
+const THOUSAND: Messages = ("thousand", || {
+    (0..1000).map(|n| json!({ "n": n })).collect()
+});
+
+const MEGABYTE: Messages = ("megabyte", || json!(["ä".repeat(1 << 19)]));
+
+/// Exchanges with another runtime, as parent and as child.
+fn exchanges(runtime: Runtime) -> Vec<Trial> {
     let mut checks = Vec::new();
-    let mut add =
-        |way: String, look: fn(Runtime, &str, Messages) -> Result<()>, option, set: Set| {
-            let name = format!("fork-ipc::{way}::{}", set.0);
-            checks.push(check_with(runtime, name, move || {
-                look(runtime, option, set.1())
-            }));
-        };
-    for set in [THE_DOCUMENTS_MESSAGE, VALUES, A_THOUSAND, A_MEGABYTE] {
-        add(format!("spawned_by_{name}"), under, "spawn", set);
-        // Deno's fork() hands arguments of its own to any program.
+    let mut add = |kind: &str, (name, messages): Messages, exchange: Exchange, how| {
+        let name = format!("fork-ipc::{kind}::{}::{name}", runtime.name());
+        let exchange = move || exchange(runtime, how, &messages());
+        checks.push(check_with(runtime, name, exchange));
+    };
+    for messages in [DOCUMENT, VALUES, THOUSAND, MEGABYTE] {
+        add("parent_that_spawns", messages, child_of, "spawn");
+        // Deno's fork() puts arguments of its own before the program's.
         if runtime != Runtime::Deno {
-            add(format!("forked_by_{name}"), under, "fork", set);
+            add("parent_that_forks", messages, child_of, "fork");
         }
-        add(format!("echoed_by_{name}"), echoed, "", set);
+        add("child_that_echoes", messages, echoed_by, "");
     }
-    // What a child has not written yet when its parent disconnects, which fork-ipc does after
-    // the first message, is lost with each of the three.
-    for set in [THE_DOCUMENTS_MESSAGE, A_MEGABYTE] {
-        add(format!("over_{name}_that_stays"), over, "stay", set);
-        add(
-            format!("over_{name}_that_disconnects"),
-            over,
-            "disconnect",
-            set,
-        );
+    // The parent disconnects after the first message. What the child has not written yet is lost.
+    for messages in [DOCUMENT, MEGABYTE] {
+        add("child_that_stays", messages, parent_of, "stay");
+        add("child_that_disconnects", messages, parent_of, "disconnect");
     }
     checks
 }
 
-/// `fork-ipc child` under a parent that sends it the messages.
-fn under(runtime: Runtime, way: &str, messages: Messages) -> Result<()> {
-    let file = as_file(messages.iter().map(|(message, _)| message))?;
-    let mut command = Command::new(runtime.words()[0]);
+type Exchange = fn(Runtime, &str, &Value) -> Result<()>;
+
+/// `fork-ipc child` and a parent that sends it the messages.
+fn child_of(runtime: Runtime, how: &str, messages: &Value) -> Result<()> {
+    let file = file_of(messages)?;
+    let mut command = runtime.script(&peer("parent.mjs"));
     command
-        .args(&runtime.words()[1..])
-        .arg(peer("parent.mjs"))
-        .arg(way);
-    command
-        .arg(programs::example("fork-ipc"))
+        .arg(how)
+        .arg(FORK_IPC.program())
         .arg(file.path())
         .stdin(Stdio::null());
     let output = run(command)?;
-
-    let heard = messages
-        .iter()
-        .map(|(_, printed)| format!("Message from parent: {printed}\n"));
-    let ended = json!({ "answers": messages.len(), "others": [], "code": 0, "signal": null });
-    same(
-        "stdout",
-        heard.collect::<String>() + &format!("{ended}\n"),
-        output.stdout(),
-    )?;
+    let answers = list(messages)?.len();
+    let end = json!({ "answers": answers, "others": [], "code": 0, "signal": null });
+    let expected = printed("parent", messages)? + &format!("{end}\n");
+    same("stdout", &expected, &output.stdout())?;
     output.ended_with("", 0)
 }
 
-/// `fork-ipc` over a child that answers with the messages.
-fn over(runtime: Runtime, then: &str, messages: Messages) -> Result<()> {
-    let file = as_file(messages.iter().map(|(message, _)| message))?;
-    let mut command = FORK_IPC.port();
-    command
-        .args(runtime.words())
-        .arg(peer("child.mjs"))
-        .arg(file.path())
-        .arg(then);
+/// `fork-ipc` and a child that answers with the messages.
+fn parent_of(runtime: Runtime, then: &str, messages: &Value) -> Result<()> {
+    let file = file_of(messages)?;
+    let child = runtime.script(&peer("child.mjs"));
+    let mut command = FORK_IPC.rust_command();
+    command.arg(child.get_program()).args(child.get_args());
+    command.arg(file.path()).arg(then);
     let output = run(command)?;
-
-    let heard = messages
-        .iter()
-        .map(|(_, printed)| format!("Message from child: {printed}\n"));
-    let expected = "{\"hello\":\"world\"}\n".to_owned() + &heard.collect::<String>();
-    same("stdout", expected, output.stdout())?;
+    let expected = "{\"hello\":\"world\"}\n".to_owned() + &printed("child", messages)?;
+    same("stdout", &expected, &output.stdout())?;
     output.ended_with("", 0)
 }
 
-/// A child that sends each message back, over the file to copy.
-fn echoed(runtime: Runtime, _: &str, messages: Messages) -> Result<()> {
-    let mut command = Command::new(runtime.words()[0]);
-    command.args(&runtime.words()[1..]).arg(peer("echo.mjs"));
-    let (mut child, mut sender, mut receiver) = ipc::fork(command)?;
-    let mut talk = || -> Result<()> {
-        for (message, _) in &messages {
-            sender.send(message)?;
+/// `ipc.rs` and a child that sends each message back.
+fn echoed_by(runtime: Runtime, _: &str, messages: &Value) -> Result<()> {
+    let messages = list(messages)?.clone();
+    within_limit(move || {
+        let mut child = ipc::fork(runtime.script(&peer("echo.mjs")))?;
+        for message in &messages {
+            ensure!(child.send(message)?, "the child has closed the channel");
         }
-        for (message, printed) in &messages {
-            let back = receiver.next().context("the channel closed")??;
-            same("a message", message, &back)?;
-            same("a message as printed", printed, &inspect::inspect(&back))?;
+        for message in &messages {
+            same("message", &Some(message), &child.next_message()?.as_ref())?;
         }
-        Ok(())
-    };
-    let talk = talk();
-    if talk.is_err() {
-        let _ = child.kill();
-    }
-    sender.disconnect();
-    let rest = receiver.count();
-    let status = child.wait()?;
-    talk?;
-    same("messages after the last", 0, rest)?;
-    same("status", 0, code(status))
+        child.disconnect();
+        same("message after the last", &None, &child.next_message()?)?;
+        same("code", &Some(0), &child.wait()?.code())
+    })
 }
 
-fn as_file<'a>(messages: impl IntoIterator<Item = &'a Value>) -> Result<NamedTempFile> {
-    let messages: Vec<&Value> = messages.into_iter().collect();
+fn list(messages: &Value) -> Result<&Vec<Value>> {
+    messages.as_array().context("an array")
+}
+
+/// What `fork-ipc` prints of messages.
+fn printed(from: &str, messages: &Value) -> Result<String> {
+    let line = |message| format!("Message from {from}: {}\n", inspect(message));
+    Ok(list(messages)?.iter().map(line).collect())
+}
+
+/// A file for a script.
+pub fn file_of(messages: &Value) -> Result<NamedTempFile> {
     let mut file = NamedTempFile::new()?;
-    file.write_all(json!(messages).to_string().as_bytes())?;
+    serde_json::to_writer(&mut file, messages)?;
     Ok(file)
 }
 
-fn peer(script: &str) -> PathBuf {
-    programs::root().join("xtask/peers").join(script)
-}
-
-fn a_leaked_descriptor_number(mut command: Command) -> Result<()> {
+/// The environment of a process that Node has forked reaches all that this process starts.
+fn channel_fd_of_another(mut command: Command) -> Result<()> {
     command
         .env("NODE_CHANNEL_FD", "1")
         .env("NODE_CHANNEL_SERIALIZATION_MODE", "advanced");
     let output = run(command)?;
-    same("stdout", EXCHANGE, &output.stdout())?;
+    same("stdout", EXCHANGE, &output.stdout()[..])?;
     output.ended_with("", 0)
 }
 
-fn stdout_closed_early(mut command: Command) -> Result<()> {
-    let go = Go::new()?;
-    let script = format!(
-        "{}; echo '{{}}' >&$NODE_CHANNEL_FD; exec sleep 1000",
-        go.wait(1)
-    );
-    command.args(["sh", "-c", &script]);
-    let (program, stdout) = start_unread(command)?;
-    close(stdout)?;
-    go.say(1)?;
-    program.finish()?.ended_with("", 0)
-}
-
-fn the_child_ends_when_the_parent_is_killed(mut command: Command) -> Result<()> {
-    let go = Go::new()?;
-    let script = format!("{}; {}; exec \"$0\" child", go.tell(1), go.wait(2));
-    command.args(["sh", "-c", &script]);
-    command.arg(programs::example("fork-ipc"));
-    let program = start(command)?;
-    go.hear(1)?;
-    program.signal(Signal::SIGKILL)?;
-    go.say(2)?;
-    // It hears what was sent before, if that was, answers nobody, and ends.
-    program.finish()?.ended_with("", -9)
-}
-
-fn inspect_prints_as_expected() -> Result<()> {
-    for (json, printed) in PRINTED {
-        same(
-            json,
-            *printed,
-            &inspect::inspect(&serde_json::from_str(json)?),
-        )?;
-    }
-    Ok(())
-}
-
-fn node_prints_as_expected() -> Result<()> {
-    let messages: Vec<_> = PRINTED
-        .iter()
-        .map(|(json, _)| Ok((serde_json::from_str(json)?, String::new())))
-        .collect::<Result<_>>()?;
-    let expected: String = PRINTED
-        .iter()
-        .map(|(_, printed)| format!("{printed}\n"))
-        .collect();
-    same(
-        "stdout",
-        expected,
-        node_prints(messages.iter().map(|(message, _)| message))?,
-    )
-}
-
-/// What Node's console.log makes of messages, a line each.
-pub fn node_prints<'a>(messages: impl IntoIterator<Item = &'a Value>) -> Result<String> {
-    let file = as_file(messages)?;
-    let mut command = Command::new("node");
-    command
-        .arg(peer("inspect.mjs"))
-        .arg(file.path())
-        .stdin(Stdio::null());
-    Ok(run(command)?.stdout())
-}
-
-/// More than the channel holds in each direction: one thread alone would block for ever.
-fn two_threads() -> Result<()> {
-    const MANY: usize = 50_000;
-    let mut command = Command::new(programs::example("fork-ipc"));
-    command.arg("child").stdout(Stdio::null());
-    let (mut child, mut sender, receiver) = ipc::fork(command)?;
-    let writing = thread::spawn(move || {
-        for n in 0..MANY {
-            sender.send(&json!({ "n": n }))?;
-        }
-        sender.disconnect();
-        Ok::<_, io::Error>(())
-    });
-    let answers = receiver.collect::<Result<Vec<_>, _>>()?;
-    writing.join().expect("it does not panic")?;
-    same("answers", MANY, answers.len())?;
-    ensure!(
-        answers
-            .iter()
-            .all(|answer| *answer == json!({ "foo": "bar" }))
-    );
-    ensure!(child.wait()?.success());
-    Ok(())
-}
-
-/// As a parent's may be that made both its ends so.
-fn a_non_blocking_end() -> Result<()> {
+/// As from a parent that has made both ends so.
+fn nonblocking_channel(_: Command) -> Result<()> {
     let (mut ours, theirs) = UnixStream::pair()?;
+    ours.set_read_timeout(Some(LIMIT))?;
     theirs.set_nonblocking(true)?;
-    let mut command = Command::new("sh");
+    let mut command = Command::new(FORK_IPC.program());
     command
-        .args(["-c", "exec \"$0\" child 9<&0"])
-        .arg(programs::example("fork-ipc"))
-        .env("NODE_CHANNEL_FD", "9")
+        .arg("child")
+        .env("NODE_CHANNEL_FD", "0")
         .stdin(OwnedFd::from(theirs));
     let program = start(command)?;
     let mut answers = BufReader::new(ours.try_clone()?);
     for _ in 0..2 {
-        // It waits for each.
-        writeln!(ours, "{{}}")?;
+        // The program waits for each.
+        writeln!(ours, "[]")?;
         answers.read_line(&mut String::new())?;
     }
     drop((ours, answers));
+    let output = program.finish()?;
+    same(
+        "stdout",
+        "Message from parent: []\nMessage from parent: []\n",
+        &output.stdout()[..],
+    )?;
+    output.ended_with("", 0)
+}
+
+/// As where stdout is shared with Node.
+fn nonblocking_stdout(mut command: Command) -> Result<()> {
+    let script = "printf '\"%0200000d\"\\n' 7 >&$NODE_CHANNEL_FD";
+    command.args(["sh", "-c", script]);
+    let expected = format!("Message from child: {}7\n", "0".repeat(199_999));
+    same(
+        "stdout",
+        &expected,
+        &String::from_utf8(read_late(command)?)?,
+    )
+}
+
+fn stdout_closed_early(mut command: Command) -> Result<()> {
+    let gates = Gates::new()?;
+    let script = format!(
+        "{}; echo '{{}}' >&$NODE_CHANNEL_FD; exec sleep 1000",
+        gates.wait(1)
+    );
+    command.args(["sh", "-c", &script]);
+    let (program, stdout) = start_unread(command)?;
+    stdout.close()?;
+    gates.open(1)?;
     program.finish()?.ended_with("", 0)
 }
 
-fn the_end_reaches_the_child_alone() -> Result<()> {
-    let mut command = Command::new("cat");
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let (mut child, sender, receiver) = ipc::fork(command)?;
-    let ends = |pid: u32| -> Result<usize> {
-        let links = fs::read_dir(format!("/proc/{pid}/fd"))?;
-        let links = links.map(|link| fs::read_link(link?.path()));
-        Ok(links
-            .flatten()
-            .filter(|link| link.to_string_lossy().starts_with("socket:"))
-            .count())
-    };
-    let mut other = Command::new("cat")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let counts = (ends(child.id()), ends(other.id()));
-    drop((child.stdin.take(), other.stdin.take()));
-    child.wait()?;
-    other.wait()?;
-    drop((sender, receiver));
-    same(
-        "sockets of the child and of another",
-        (1, 0),
-        (counts.0?, counts.1?),
-    )
+fn child_ends_when_the_parent_is_killed(mut command: Command) -> Result<()> {
+    let gates = Gates::new()?;
+    let script = format!("{}; {}; exec \"$0\" child", gates.report(1), gates.wait(2));
+    command.args(["sh", "-c", &script]).arg(FORK_IPC.program());
+    let program = start(command)?;
+    gates.reported(1)?;
+    program.signal(Signal::SIGKILL)?;
+    gates.open(2)?;
+    // The child receives what was sent before that, and answers nobody.
+    program.finish()?.ended_with("", -(Signal::SIGKILL as i32))
 }

@@ -1,64 +1,96 @@
-//! `cargo xtask verify`: runs the programs as a user does, and looks at what they print,
-//! how they end and what they leave running.
+//! `cargo xtask verify`: runs the programs as a user does, and looks at their output, how they end,
+//! and what they leave running.
 
 mod case;
-pub mod client;
 mod cluster_http;
 mod copies;
 mod exec_count;
-pub mod fork_ipc;
+mod fork_ipc;
 mod generated;
+mod hosts;
+mod inherited;
+#[path = "../../../fork-ipc/src/inspect.rs"]
+mod inspect;
 mod readmes;
-pub mod run;
-mod server;
 mod settings;
 mod spawn_ls;
+mod units;
 mod worker_sum;
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
-use crate::programs::{self, Runtime};
+use crate::harness::programs::{self, Runtime};
+use crate::harness::run::Sweep;
 
 /// Most checks wait for something most of the time.
 const THREADS: usize = 8;
 
 /// Builds the programs and runs the checks that `args`, which are libtest's, select.
-pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
-    let mut arguments = Arguments::from_iter(std::iter::once("verify".into()).chain(args));
+pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
+    let mut arguments = Arguments::from_iter(["verify".into()].into_iter().chain(args));
     arguments.test_threads.get_or_insert(THREADS);
-    run_checks(&arguments).unwrap_or_else(|error| {
-        eprintln!("verify: {error:#}");
-        ExitCode::FAILURE
-    })
-}
-
-fn run_checks(arguments: &Arguments) -> Result<ExitCode> {
     // SAFETY: no thread has been started.
-    let _sweep = unsafe { run::Sweep::new()? };
+    let _sweep = unsafe { Sweep::new()? };
     settings::read()?;
+    programs::build(&[])?;
+    let checks = checks()?;
+    if let Some(filter) = &arguments.filter {
+        arguments.filter = Some(select(&checks, filter, arguments.exact)?);
+    }
     if arguments.list {
         // `| head` ends a list quietly.
-        // SAFETY: the default has no code of ours to run.
+        // SAFETY: the default action runs no code of this program.
         unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl)? };
-    } else {
-        programs::build(&[])?;
     }
+    Ok(libtest_mimic::run(&arguments, checks).exit_code())
+}
+
+fn checks() -> Result<Vec<Trial>> {
     let checks = [
+        units::checks()?,
+        inherited::checks(),
         spawn_ls::checks(),
         exec_count::checks(),
         fork_ipc::checks(),
+        generated::checks(),
         cluster_http::checks(),
         worker_sum::checks(),
-        generated::checks(),
         copies::checks(),
+        hosts::checks(),
         readmes::checks(),
     ];
-    let checks = checks.into_iter().flatten().collect();
-    Ok(libtest_mimic::run(arguments, checks).exit_code())
+    Ok(checks.into_iter().flatten().collect())
+}
+
+/// What a filter means: with `--exact` the check of this name; otherwise the one group whose name it
+/// is or begins, or else all checks whose names contain it.
+///
+/// # Errors
+///
+/// When it selects nothing.
+fn select(checks: &[Trial], filter: &str, exact: bool) -> Result<String> {
+    let groups: BTreeSet<&str> = checks
+        .iter()
+        .filter_map(|check| check.name().split("::").next())
+        .collect();
+    let mut begun = groups.iter().filter(|group| group.starts_with(filter));
+    if let (Some(group), None, false) = (begun.next(), begun.next(), exact) {
+        return Ok(format!("{group}::"));
+    }
+    let matches = |name: &str| name == filter || !exact && name.contains(filter);
+    if checks.iter().any(|check| matches(check.name())) {
+        return Ok(filter.to_owned());
+    }
+    let groups: Vec<_> = groups.into_iter().collect();
+    bail!(
+        "no check is called '{filter}'; the groups are {}",
+        groups.join(", ")
+    )
 }
 
 /// A check that needs nothing but the programs.
@@ -66,16 +98,27 @@ fn check(name: impl Into<String>, check: impl FnOnce() -> Result<()> + Send + 's
     Trial::test(name, move || check().map_err(failed))
 }
 
-/// A check that is left out where a runtime is missing.
+/// A check that is ignored where a runtime is missing.
 fn check_with(
     runtime: Runtime,
     name: impl Into<String>,
     check: impl FnOnce() -> Result<()> + Send + 'static,
 ) -> Trial {
+    let missing = format!("{} is not on the path", runtime.name());
+    check_if(runtime.is_there(), missing, name, check)
+}
+
+/// A check that is ignored, for the reason given, unless a condition holds.
+fn check_if(
+    condition: bool,
+    reason: impl Into<String>,
+    name: impl Into<String>,
+    check: impl FnOnce() -> Result<()> + Send + 'static,
+) -> Trial {
+    let reason = reason.into();
     Trial::ignorable_test(name, move || {
-        if !runtime.is_there() {
-            let why = format!("{} is not on the path", runtime.name());
-            return Ok(Completion::ignored_with(why));
+        if !condition {
+            return Ok(Completion::ignored_with(reason));
         }
         check().map_err(failed)?;
         Ok(Completion::Completed)

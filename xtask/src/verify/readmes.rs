@@ -1,60 +1,262 @@
-//! Checks that the transcripts in the READMEs are what their commands print, and that the
-//! guide's figures are those of the table.
+//! The checks of the READMEs: their transcripts are run, their code stands in a file that is built,
+//! and their figures are those that the bench has measured.
 
+use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use super::check;
-use super::run::{run, same};
-use crate::programs::{self, EXAMPLES};
+use crate::examples::{EXAMPLES, files};
+use crate::harness::programs::{cargo, root};
+use crate::harness::run::{run, start};
+use crate::harness::{same, wait_until};
 
 pub fn checks() -> Vec<Trial> {
-    let of_example =
-        |name: &'static str| check(format!("readmes::{name}"), move || transcripts(name));
-    let mut checks: Vec<Trial> = EXAMPLES.map(of_example).into();
-    checks.push(check("readmes::figures", figures));
+    let mut checks = vec![check("readmes::figures", figures)];
+    let names = EXAMPLES.map(|example| example.name);
+    for folder in [""].into_iter().chain(names) {
+        let name = if folder.is_empty() { "root" } else { folder };
+        let readme = Path::new(folder).join("README.md");
+        let (of_transcripts, of_code, of_commands) =
+            (readme.clone(), readme.clone(), readme.clone());
+        checks.extend([
+            check(format!("readmes::{name}::transcripts"), move || {
+                transcripts(&of_transcripts)
+            }),
+            check(format!("readmes::{name}::code"), move || code(&of_code)),
+            check(format!("readmes::{name}::commands"), move || {
+                commands(&of_commands)
+            }),
+            check(format!("readmes::{name}::links"), move || links(&readme)),
+        ]);
+    }
     checks
 }
 
-/// What the guide names in italics is a row of the table below it, and its figure is that
-/// row's, to two digits.
-fn figures() -> Result<()> {
-    let readme = fs::read_to_string(programs::root().join("README.md"))?;
-    let (_, guide) = readme.split_once("\n## Which one").context("the guide")?;
-    let (guide, table) = guide
-        .split_once("\n## What it costs")
-        .context("the table")?;
-    let rows: Vec<(&str, f64)> = table
-        .lines()
-        .filter_map(|line| {
-            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-            Some((*cells.get(1)?, cells.get(3)?.parse().ok()?))
-        })
-        .collect();
-    let mut claims = 0;
-    // A line of the guide's own table is about one example, and names only the rest.
-    let paragraphs = guide.replace("|\n|", "|\n\n|");
-    for paragraph in paragraphs.split("\n\n") {
-        let text = paragraph.replace("**", "").replace('\n', " ");
-        for name in text.split('*').skip(1).step_by(2) {
-            let mut named = rows.iter().filter(|(row, _)| row.ends_with(name));
-            let (Some((_, value)), None) = (named.next(), named.next()) else {
-                bail!("'{name}' is not one row of the table");
+fn read(file: impl AsRef<Path>) -> Result<String> {
+    let path = root().join(file);
+    fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The blocks of a text that are marked with a language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let start = format!("```{language}\n");
+    let blocks = text.split(&start).skip(1);
+    blocks
+        .filter_map(|block| block.split("```").next())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Runs the commands of the `console` blocks in the folder of the workspace, as a reader would.
+fn transcripts(readme: &Path) -> Result<()> {
+    let blocks = blocks(&read(readme)?, "console");
+    let mut commands = 0;
+    for block in blocks {
+        // A command stands after a `$` at the start of a line, and its output below.
+        for step in format!("\n{block}").split("\n$ ").skip(1) {
+            let (command, expected) = step.split_once('\n').unwrap_or((step, ""));
+            let actual = match expected.trim_end().strip_suffix("^C") {
+                None => run(shell(command)?)?.stdout(),
+                Some(lines) => until_interrupted(shell(command)?, lines.lines().count())?,
             };
-            let figure = two_digits(*value);
-            ensure!(
-                text.contains(&figure),
-                "{name} is {figure}, not so in {text}"
-            );
-            claims += 1;
+            let expected = expected.trim_end().trim_end_matches("^C");
+            same(
+                command,
+                &without_numbers(expected),
+                &without_numbers(&actual),
+            )?;
+            commands += 1;
         }
     }
-    ensure!(claims > 0, "it makes no claim");
+    ensure!(commands > 0, "it shows no transcript");
     Ok(())
+}
+
+/// What a command prints that gets Ctrl-C after so many lines.
+fn until_interrupted(mut shell: Command, lines: usize) -> Result<String> {
+    let program = start({
+        shell.process_group(0);
+        shell
+    })?;
+    wait_until("the lines of the transcript", || {
+        Ok((program.stdout().lines().count() >= lines).then_some(()))
+    })?;
+    killpg(Pid::from_raw(i32::try_from(program.pid())?), Signal::SIGINT)?;
+    Ok(program.finish()?.stdout())
+}
+
+/// A shell that runs a command and prints what comes on both streams.
+fn shell(command: &str) -> Result<Command> {
+    let cargo = cargo();
+    let cargo = Path::new(cargo.get_program()).parent();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", cargo.context("cargo's folder")?.display());
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", &format!("exec 2>&1; {command}")])
+        .current_dir(root())
+        .env("PATH", path)
+        .stdin(Stdio::null());
+    Ok(shell)
+}
+
+/// The text without what differs from run to run: the process ids and the port of a cluster.
+fn without_numbers(text: &str) -> String {
+    let varies = |line: &str| {
+        let starts = ["Master ", "Worker ", "worker ", "cluster-http: "];
+        starts.iter().any(|start| line.starts_with(start))
+    };
+    let line = |line: &str| match varies(line) {
+        true => line
+            .split(|c: char| c.is_ascii_digit())
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join("N"),
+        false => line.to_owned(),
+    };
+    text.trim_end()
+        .lines()
+        .map(line)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Each block of Rust or JavaScript stands, but for its indentation, in a file that is built or run.
+fn code(readme: &Path) -> Result<()> {
+    let text = read(readme)?;
+    for (language, extensions) in [("rust", &["rs"][..]), ("js", &["cjs", "mjs"])] {
+        let mut sources = Vec::new();
+        let folders = EXAMPLES.map(|example| example.name).into_iter();
+        for folder in folders.chain(["xtask/hosts", "xtask/peers"]) {
+            collect(&root().join(folder), extensions, &mut sources)?;
+        }
+        for block in blocks(&text, language) {
+            let block = without_indentation(&block);
+            ensure!(
+                sources.iter().any(|source| source.contains(&block)),
+                "this stands in no file that is built:\n{block}"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn without_indentation(text: &str) -> String {
+    let lines = text.lines().map(str::trim);
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The files below a folder that have one of the extensions.
+fn collect(folder: &Path, extensions: &[&str], into: &mut Vec<String>) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, extensions, into)?;
+        } else if extensions
+            .iter()
+            .any(|wanted| path.extension() == Some(wanted.as_ref()))
+        {
+            into.push(without_indentation(&fs::read_to_string(path)?));
+        }
+    }
+    Ok(())
+}
+
+/// What `cargo` commands name is there.
+fn commands(readme: &Path) -> Result<()> {
+    let text = read(readme)?;
+    let words: Vec<_> = text.split([' ', '\n', '`']).collect();
+    let after = |command: &[&str]| -> Vec<&str> {
+        let found = words.windows(command.len() + 1);
+        let found = found.filter(|window| window.starts_with(command));
+        found.map(|window| window[command.len()]).collect()
+    };
+    for name in after(&["cargo", "run", "-p"]) {
+        ensure!(
+            name == "<example>" || EXAMPLES.iter().any(|example| example.name == name),
+            "there is no example '{name}'"
+        );
+    }
+    for name in after(&["cargo", "xtask", "copy"]) {
+        ensure!(
+            name.is_empty() || files().any(|file| file.name == name),
+            "there is no file '{name}' to copy"
+        );
+    }
+    Ok(())
+}
+
+/// Each link to a file of the project leads to one.
+fn links(readme: &Path) -> Result<()> {
+    let folder = root().join(readme);
+    let folder = folder.parent().context("its folder")?;
+    for link in targets(&read(readme)?) {
+        let file = link.split([' ', '#']).next().unwrap_or("");
+        if file.is_empty() || file.contains("://") {
+            continue;
+        }
+        let path: PathBuf = folder.join(file);
+        ensure!(path.exists(), "{link} leads nowhere");
+    }
+    Ok(())
+}
+
+/// What stands in the parentheses of the links of a text.
+fn targets(text: &str) -> Vec<String> {
+    let links = text.split("](").skip(1);
+    links
+        .filter_map(|link| link.split(')').next())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// A figure is a link to the page of costs. Its title names the row and, unless it is the Rust
+/// program's, the column, as in `[44 MiB](xtask/COSTS.md "cluster-http: memory of a worker, Node")`.
+fn figures() -> Result<()> {
+    let rows = rows(&read("xtask/COSTS.md")?);
+    let mut figures = 0;
+    for readme in [""].into_iter().chain(EXAMPLES.map(|example| example.name)) {
+        let text = read(Path::new(readme).join("README.md"))?.replace('\n', " ");
+        for link in text.split('[').skip(1) {
+            let Some((figure, target)) = link.split_once("](") else {
+                continue;
+            };
+            let Some((_, title)) = target.split_once("COSTS.md \"") else {
+                continue;
+            };
+            let title = title.split('"').next().unwrap_or("");
+            let value = rows.get(title);
+            let value = value.with_context(|| format!("'{title}' is not a figure of the table"))?;
+            let number = figure.split(' ').next().unwrap_or("");
+            same(title, &two_digits(*value)[..], number)?;
+            figures += 1;
+        }
+    }
+    ensure!(figures > 0, "they give no figure");
+    Ok(())
+}
+
+/// The figures of the table, by the names of their rows and columns.
+fn rows(table: &str) -> HashMap<String, f64> {
+    let mut rows = HashMap::new();
+    for line in table.lines().filter(|line| line.starts_with('|')) {
+        let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let columns = [(2, ""), (3, ", Node"), (4, ", baseline")];
+        for (index, column) in columns {
+            if let Some(Ok(value)) = cells.get(index).map(|cell| cell.parse()) {
+                rows.insert(format!("{}{column}", cells[0]), value);
+            }
+        }
+    }
+    rows
 }
 
 /// As in prose: 0.25, 2.5 or 25,000.
@@ -68,57 +270,4 @@ fn two_digits(value: f64) -> String {
     let thousands = whole.as_bytes().rchunks(3).rev();
     let thousands: Vec<_> = thousands.map(String::from_utf8_lossy).collect();
     thousands.join(",")
-}
-
-/// Runs the commands of a README's `console` blocks, in the folder of the workspace.
-fn transcripts(example: &str) -> Result<()> {
-    let readme = fs::read_to_string(programs::root().join(example).join("README.md"))?;
-    let blocks = readme.split("```console\n").skip(1);
-    let mut commands = 0;
-    for block in blocks.filter_map(|block| block.split("```").next()) {
-        // A command stands after a `$` at the start of a line, and its output below.
-        for step in format!("\n{block}").split("\n$ ").skip(1) {
-            let (command, expected) = step.split_once('\n').unwrap_or((step, ""));
-            let (expected, printed) = (numbered(expected), numbered(&printed(command)?));
-            same(command, expected, printed)?;
-            commands += 1;
-        }
-    }
-    ensure!(commands > 0, "it shows no transcript");
-    Ok(())
-}
-
-/// What a command prints, on both streams.
-fn printed(command: &str) -> Result<String> {
-    let mut shell = Command::new("sh");
-    shell.arg("-c").arg(format!("exec 2>&1; {command}"));
-    shell.current_dir(programs::root()).stdin(Stdio::null());
-    let cargo = Path::new(env!("CARGO"))
-        .parent()
-        .context("cargo's folder")?;
-    let path = std::env::var("PATH").unwrap_or_default();
-    shell.env("PATH", format!("{}:{path}", cargo.display()));
-    Ok(run(shell)?.stdout())
-}
-
-/// The text without what differs from run to run: the cluster's process numbers and port.
-fn numbered(text: &str) -> String {
-    let varies = |line: &&str| {
-        ["Master ", "Worker ", "cluster-http: "]
-            .iter()
-            .any(|start| line.starts_with(start))
-    };
-    let numbered = |line: &str| match Some(line).filter(varies) {
-        Some(line) => line
-            .split(|c: char| c.is_ascii_digit())
-            .filter(|part| !part.is_empty())
-            .collect::<Vec<_>>()
-            .join("N"),
-        None => line.to_owned(),
-    };
-    text.trim_end()
-        .lines()
-        .map(numbered)
-        .collect::<Vec<_>>()
-        .join("\n")
 }

@@ -1,238 +1,197 @@
-//! The checks of worker-sum, and of its file to copy, which is copied here.
+//! The checks of worker-sum.
 
-#[path = "../../../worker-sum/src/share.rs"]
-mod share;
-
-use std::collections::HashMap;
-use std::io::{Write, pipe};
-use std::iter;
+use std::io;
 use std::process::Command;
-use std::sync::Barrier;
-use std::sync::atomic::AtomicU64;
-use std::thread;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
-use super::case::{Example, Expected, looks};
-use super::check;
-use super::run::{close, run, same, start, start_on, start_unread, wait_until_full};
+use super::case::{Expected, checks_of, scenarios};
+use crate::examples::WORKER_SUM;
+use crate::harness::pipes::Pipe;
+use crate::harness::processes::cpu_time;
+use crate::harness::run::{Output, run, start, start_on, start_unread, waits_without_cpu};
+use crate::harness::{same, wait_until};
 
-const WORKER_SUM: Example = Example {
-    name: "worker-sum",
-    script: "node/worker-sum.mjs",
-};
-
+const MAIN_THREAD: &str = "This is the main thread\n";
 const STARTED: &str = "This is the main thread\nThis is a worker thread\n";
 
 pub fn checks() -> Vec<Trial> {
-    let sum = |name: &str, num: &str| WORKER_SUM.case(name, [num]);
-    let refused = |name: &str, num: &str| {
-        sum(name, num)
-            .stdout(STARTED)
-            .stderr(format!(
-                "NUM is '{num}', which is not a whole number below 2^64\n\
-                 Worker stopped with exit code 1\n"
-            ))
-            .status(1)
+    let result = |result: &str| format!("{STARTED}Result from worker: {result}\n");
+    // There, what a worker prints may come after what it posts.
+    let node = |sum: &str| Expected::default().stdout_lines(&result(sum));
+    let sum = |name: &str, args: &[&str], sum: &str| {
+        let case = WORKER_SUM.case(name, args).stdout(result(sum));
+        case.but_node(node(sum))
     };
-    let no_workers = |name: &str, workers: &str| {
-        WORKER_SUM
-            .case(name, ["10", workers])
-            .stderr(format!(
-                "worker-sum: WORKERS is '{workers}', which is not a whole number from 1 to 1024\n"
-            ))
-            .status(1)
-            .port_only()
+    let no_number = |name: &str, num: &str| {
+        let stderr = format!(
+            "NUM is '{num}', which is not a whole number below 2^64\n\
+             Worker stopped with exit code 1\n"
+        );
+        let case = WORKER_SUM.case(name, [num]);
+        case.stdout(STARTED).stderr(stderr).code(1)
     };
-    let cases = [
-        WORKER_SUM
-            .case("the_documents_program", [""; 0])
-            .stdout(format!("{STARTED}Result from worker: 45\n")),
-        sum("nothing_to_add", "0").stdout(format!("{STARTED}Result from worker: 0\n")),
-        sum("one", "1").stdout(format!("{STARTED}Result from worker: 0\n")),
-        // One more and one less than the share that is taken at a time.
-        sum("a_share_less_one", "4194303")
-            .stdout(format!("{STARTED}Result from worker: 8796086730753\n")),
-        sum("a_share_and_one", "4194305")
-            .stdout(format!("{STARTED}Result from worker: 8796095119360\n")),
-        sum("ten_million", "10000000")
-            .stdout(format!("{STARTED}Result from worker: 49999995000000\n")),
-        // The sum has 57 bits, Node's numbers have 53.
-        sum("past_nodes_precision", "400000003")
-            .stdout(format!("{STARTED}Result from worker: 80000001000000003\n"))
-            .but_node(
-                Expected::default()
-                    .stdout(format!("{STARTED}Result from worker: 80000000867108900\n")),
-            ),
-        refused("a_word", "abc").but_node(
+    let refused = |name: &str, args: &[&str], stderr: &str| {
+        let case = WORKER_SUM.case(name, args).rust_only();
+        case.stderr(format!("worker-sum: {stderr}\n")).code(1)
+    };
+    let no_count = |name: &str, workers: &str| {
+        let stderr = format!("WORKERS is '{workers}', which is not a whole number from 1 to 1024");
+        refused(name, &["10", workers], &stderr)
+    };
+    let mut checks = checks_of([
+        sum("document", &[], "45"),
+        sum("nothing_to_add", &["0"], "0"),
+        sum("one_number", &["1"], "0"),
+        // A worker takes 2^22 numbers at a time.
+        sum("share_less_one", &["4194303"], "8796086730753"),
+        sum("share_and_one", &["4194305"], "8796095119360"),
+        sum("many_numbers", &["10000000"], "49999995000000"),
+        // The sum has 57 bits. A number in JavaScript has 53.
+        sum(
+            "past_javascript_precision",
+            &["400000003"],
+            "80000001000000003",
+        )
+        .but_node(node("80000000867108900")),
+        sum("past_64_bits", &["6200000000"], "19219999996900000000").rust_only(),
+        no_number("word", "abc").but_node(
             Expected::default()
                 .stdout(STARTED)
-                .stderr_holds("Worker stopped with exit code 1\n"),
+                .stderr_contains("Worker stopped with exit code 1\n"),
         ),
-        refused("a_negative_number", "-1")
-            .but_node(Expected::default().stdout(format!("{STARTED}Result from worker: 0\n"))),
-        refused("a_fraction", "1.5")
-            .but_node(Expected::default().stdout(format!("{STARTED}Result from worker: 1\n"))),
-        refused("one_past_the_greatest", "18446744073709551616").port_only(),
-        no_workers("no_workers", "0"),
-        no_workers("too_many_workers", "1025"),
-        no_workers("workers_that_are_no_number", "two"),
-        WORKER_SUM
-            .case("three_arguments", ["1", "2", "3"])
-            .stderr("worker-sum: more than two arguments: worker-sum [NUM [WORKERS]]\n")
-            .status(1)
-            .port_only(),
-    ];
-    let mut checks: Vec<Trial> = cases.into_iter().flat_map(|case| case.checks()).collect();
-    checks.extend(WORKER_SUM.checks_of_both(looks![several_workers]));
-    checks.extend(WORKER_SUM.checks(looks![
-        a_sum_past_64_bits,
-        the_greatest_num_is_taken,
-        many_workers,
-        each_worker_has_its_share,
-        stdout_closed_early,
-        stdout_closed_while_a_worker_writes,
-        no_total_of_failures,
-    ]));
-    checks.push(check(
-        "worker-sum::share::the_greatest_num",
-        the_greatest_num,
+        no_number("negative_number", "-1").but_node(node("0")),
+        no_number("fraction", "1.5").but_node(node("1")),
+        no_number("2_to_the_64th", "18446744073709551616").rust_only(),
+        no_count("no_workers", "0"),
+        no_count("too_many_workers", "1025"),
+        no_count("workers_not_a_number", "two"),
+        refused(
+            "too_many_arguments",
+            &["1", "2", "3"],
+            "too many arguments: see --help",
+        ),
+    ]);
+    checks.extend(WORKER_SUM.scenarios_of_both("", scenarios![several_workers]));
+    checks.extend(WORKER_SUM.scenarios(
+        "",
+        scenarios![
+            as_many_workers_as_possible,
+            work_is_shared,
+            greatest_number,
+            no_total_after_an_error,
+            no_thread_starts,
+            stdout_closed_early,
+            stdout_closed_while_a_worker_writes,
+        ],
     ));
-    checks.push(check(
-        "worker-sum::share::each_number_once",
-        each_number_once,
-    ));
+    checks.push(WORKER_SUM.stdout_on_a_full_disk(&[]));
     checks.push(WORKER_SUM.help("Usage: worker-sum [NUM [WORKERS]]", "10, one worker"));
     checks
 }
 
-/// Three workers' lines, in whatever order, between the first line and the total.
-fn several_workers(mut command: Command) -> Result<()> {
-    command.args(["100000000", "3"]);
-    let stdout = run(command)?.stdout();
-    let lines: Vec<&str> = stdout.lines().collect();
-    same(
-        "the first line",
-        Some(&"This is the main thread"),
-        lines.first(),
-    )?;
-    let last = "Result from 3 workers: 4999999950000000";
-    same("the last line", Some(&last), lines.last())?;
-    let mut counts = HashMap::new();
-    let mut total = 0;
-    for line in &lines[1..lines.len() - 1] {
-        let result = line.strip_prefix("Result from worker: ");
-        total += result.map_or(Ok(0), str::parse::<u64>)?;
-        *counts
-            .entry(result.map_or(*line, |_| "a result"))
-            .or_default() += 1;
+fn sums_up(mut command: Command, num: u64, workers: usize, total: u64) -> Result<()> {
+    command.args([num.to_string(), workers.to_string()]);
+    results(&run(command)?, workers, total).map(drop)
+}
+
+/// The workers' results, which add up to `total`. The workers' lines come in any order.
+fn results(output: &Output, workers: usize, total: u64) -> Result<Vec<u64>> {
+    output.ended_with("", 0)?;
+    let stdout = output.stdout();
+    let mut lines: Vec<_> = stdout.lines().collect();
+    let last = format!("Result from {workers} workers: {total}");
+    same("the first line", MAIN_THREAD.trim_end(), lines.remove(0))?;
+    same("the last line", &Some(&last[..]), &lines.pop())?;
+    let mut started = 0;
+    let mut results = Vec::new();
+    for line in lines {
+        match line.strip_prefix("Result from worker: ") {
+            Some(result) => results.push(result.parse()?),
+            None => {
+                same("a line", "This is a worker thread", line)?;
+                started += 1;
+            }
+        }
     }
-    let expected = HashMap::from([("This is a worker thread", 3), ("a result", 3)]);
-    same("lines between", expected, counts)?;
-    same("the workers' sum", 4999999950000000, total)
+    same(
+        "workers and results",
+        &(workers, workers),
+        &(started, results.len()),
+    )?;
+    same("the sum of the results", &total, &results.iter().sum())?;
+    Ok(results)
 }
 
-fn a_sum_past_64_bits(mut command: Command) -> Result<()> {
-    command.arg("6200000000");
-    let stdout = run(command)?.stdout();
-    let result = "Result from worker: 19219999996900000000";
-    same("the last line", Some(result), stdout.lines().last())
+fn several_workers(command: Command) -> Result<()> {
+    sums_up(command, 100_000_000, 3, 4_999_999_950_000_000)
 }
 
-fn each_worker_has_its_share(mut command: Command) -> Result<()> {
+fn as_many_workers_as_possible(command: Command) -> Result<()> {
+    sums_up(command, 10, 1024, 45)
+}
+
+/// The workers compute: the compiler has not replaced their loop by a formula.
+fn work_is_shared(mut command: Command) -> Result<()> {
     command.args(["2000000000", "2"]);
-    let stdout = run(command)?.stdout();
-    let results = stdout
-        .lines()
-        .filter(|line| line.starts_with("Result from worker: "));
-    let idle = results.filter(|line| line.ends_with(": 0")).count();
-    same("workers without work", 0, idle)
+    let program = start(command)?;
+    wait_until("it to use the CPU", || {
+        ensure!(program.is_running(), "it took no time");
+        Ok((cpu_time(program.pid())? > Duration::from_millis(100)).then_some(()))
+    })?;
+    let results = results(&program.finish()?, 2, 1_999_999_999_000_000_000)?;
+    ensure!(!results.contains(&0), "a worker had no work: {results:?}");
+    Ok(())
 }
 
 /// It would take years, but it starts.
-fn the_greatest_num_is_taken(mut command: Command) -> Result<()> {
+fn greatest_number(mut command: Command) -> Result<()> {
     command.args(["18446744073709551615", "2"]);
     let program = start(command)?;
     program.wait_for_stdout("This is a worker thread\nThis is a worker thread\n")?;
     program.signal(Signal::SIGTERM)?;
-    program.finish()?.ended_with("", -15)
+    program.finish()?.ended_with("", -(Signal::SIGTERM as i32))
 }
 
-fn no_total_of_failures(mut command: Command) -> Result<()> {
+fn no_total_after_an_error(mut command: Command) -> Result<()> {
     command.args(["abc", "2"]);
     let output = run(command)?;
     ensure!(!output.stdout().contains("Result"), "{:?}", output.stdout());
-    output.ended_with_status(1)
+    let stopped = output
+        .stderr()
+        .matches("Worker stopped with exit code 1\n")
+        .count();
+    same("workers that stopped", &2, &stopped)?;
+    output.ended_with_code(1)
 }
 
-/// The end of the way there: nothing overflows.
-fn the_greatest_num() -> Result<()> {
-    let next = AtomicU64::new(u64::MAX - 1);
-    same(
-        "the last share",
-        Some(u64::MAX - 1..u64::MAX),
-        share::take(&next, u64::MAX, 1000),
-    )?;
-    same("after it", None, share::take(&next, u64::MAX, 1000))
-}
-
-fn each_number_once() -> Result<()> {
-    const SHARE: u64 = 10;
-    const NUM: u64 = 3000 * SHARE + 7;
-    let next = AtomicU64::new(0);
-    let all_at_once = Barrier::new(4);
-    let take = || {
-        all_at_once.wait();
-        iter::from_fn(|| share::take(&next, NUM, SHARE)).collect::<Vec<_>>()
-    };
-    let mut shares = thread::scope(|scope| {
-        let takers = [0; 4].map(|_| scope.spawn(take));
-        takers
-            .map(|taker| taker.join().expect("it does not panic"))
-            .concat()
-    });
-    shares.sort_by_key(|share| share.start);
-    let mut end = 0;
-    for share in shares {
-        same("the start of a share", end, share.start)?;
-        ensure!(share.end - share.start <= SHARE, "a share of {share:?}");
-        end = share.end;
-    }
-    same("the end of the last", NUM, end)
-}
-
-fn many_workers(mut command: Command) -> Result<()> {
-    command.args(["10", "1024"]);
+/// The system has no room for the stack of a thread.
+fn no_thread_starts(mut command: Command) -> Result<()> {
+    command.env("RUST_MIN_STACK", (1_u64 << 50).to_string());
     let output = run(command)?;
-    same("stderr", "", &output.stderr())?;
-    let stdout = output.stdout();
-    same("lines", 1 + 2 * 1024 + 1, stdout.lines().count())?;
-    ensure!(
-        stdout.ends_with("\nResult from 1024 workers: 45\n"),
-        "{stdout:?}"
-    );
-    Ok(())
+    same("stdout", MAIN_THREAD, &output.stdout()[..])?;
+    let error = io::Error::from(Errno::EAGAIN);
+    let stderr = format!("worker-sum: cannot start a worker thread: {error}\n");
+    output.ended_with(&stderr, 1)
 }
 
 fn stdout_closed_early(mut command: Command) -> Result<()> {
     command.args(["10000000", "4"]);
     let (program, stdout) = start_unread(command)?;
-    close(stdout)?;
-    let output = program.finish()?;
-    output.ended_with("", 0)
+    stdout.close()?;
+    program.finish()?.ended_with("", 0)
 }
 
-/// There is room for the main thread's line, and not for the worker's.
+/// The pipe has room for the main thread's line, and not for the worker's.
 fn stdout_closed_while_a_worker_writes(command: Command) -> Result<()> {
-    const ROOM: usize = "This is the main thread\n".len();
-    let (stdout, mut theirs) = pipe()?;
-    fcntl(&theirs, FcntlArg::F_SETPIPE_SZ(4096))?;
-    theirs.write_all(&[0; 4096 - ROOM])?;
-    let program = start_on(command, theirs)?;
-    wait_until_full(&stdout)?;
-    close(stdout)?;
+    let mut stdout = Pipe::new()?;
+    stdout.fill_but(MAIN_THREAD.len())?;
+    let program = start_on(command, stdout.writer()?)?;
+    waits_without_cpu(program.pid())?;
+    stdout.close()?;
     program.finish()?.ended_with("", 0)
 }

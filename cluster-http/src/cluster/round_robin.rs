@@ -1,0 +1,205 @@
+//! How connections reach the workers: the primary accepts each and sends it to the next free worker.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::{self, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::fd::AsRawFd;
+use std::pin::pin;
+use std::time::Duration;
+
+use nix::sys::socket::{Backlog, ControlMessage, MsgFlags, listen, sendmsg};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixStream};
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use super::worker::REFUSED;
+
+/// How many connections are still accepted when the cluster shuts down.
+const LAST_CONNECTIONS: usize = 4096;
+
+/// How many connections a worker may have been sent and not yet taken.
+const IN_FLIGHT: usize = 64;
+
+/// A worker that has not taken a connection within this time gets no other one until it has.
+const TAKES_WITHIN: Duration = Duration::from_millis(10);
+
+/// How long to wait when no descriptor is left for a connection.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Listens without `SO_REUSEPORT`, so no other program can listen on the port.
+pub fn bind(address: &str) -> io::Result<TcpListener> {
+    let addresses: Vec<SocketAddr> = match address.trim_start_matches(':').parse() {
+        // All IPv6 and IPv4 addresses. Without IPv6, all IPv4 addresses.
+        Ok(port) => vec![
+            (Ipv6Addr::UNSPECIFIED, port).into(),
+            (Ipv4Addr::UNSPECIFIED, port).into(),
+        ],
+        Err(_) => {
+            let hint = "write host:port, such as 127.0.0.1:3000, or a port alone";
+            let resolved = address.to_socket_addrs();
+            let error = |error: io::Error| io::Error::new(error.kind(), format!("{error}: {hint}"));
+            resolved.map_err(error)?.collect()
+        }
+    };
+    let listener = net::TcpListener::bind(&addresses[..])?;
+    // The standard library lets only 128 connections wait.
+    listen(&listener, Backlog::MAXCONN)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+/// Accepts connections. When the cluster shuts down, it accepts those that already wait, and drops
+/// `queue`.
+pub async fn accept(
+    listener: TcpListener,
+    queue: mpsc::Sender<net::TcpStream>,
+    mut shutdown: watch::Receiver<Option<Instant>>,
+) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = shutdown.wait_for(Option::is_some) => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted.and_then(|(connection, _)| connection.into_std()) {
+            Ok(connection) => drop(queue.send(connection).await),
+            Err(_) => sleep(PAUSE).await,
+        }
+    }
+    let Ok(listener) = listener.into_std() else {
+        return;
+    };
+    for _ in 0..LAST_CONNECTIONS {
+        match listener.accept() {
+            Ok((connection, _)) if connection.set_nonblocking(true).is_ok() => {
+                let _ = queue.send(connection).await;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            _ => sleep(PAUSE).await,
+        }
+    }
+}
+
+/// The queue from which the workers are served in turn.
+pub struct RoundRobin {
+    /// The worker that has waited longest for this lock gets the next connection.
+    queue: Mutex<mpsc::Receiver<net::TcpStream>>,
+    /// For connections that a worker has not taken.
+    sender: mpsc::WeakSender<net::TcpStream>,
+}
+
+/// The primary's end of the socket to a worker.
+pub struct ControlSocket {
+    socket: UnixStream,
+    /// The connections that were sent and not yet taken, with the time of sending.
+    in_flight: VecDeque<(Instant, net::TcpStream)>,
+}
+
+impl RoundRobin {
+    /// The queue, and the sender that fills it. The queue ends when the sender is dropped.
+    pub fn new() -> (Self, mpsc::Sender<net::TcpStream>) {
+        let (sender, receiver) = mpsc::channel(1);
+        let round_robin = Self {
+            queue: Mutex::new(receiver),
+            sender: sender.downgrade(),
+        };
+        (round_robin, sender)
+    }
+
+    /// Sends connections to a worker until the queue or the worker's socket ends.
+    pub async fn serve(&self, worker: &mut ControlSocket) {
+        let next_connection = || async { self.queue.lock().await.recv().await };
+        let mut next = pin!(next_connection());
+        loop {
+            let deadline = worker.deadline();
+            let takes = worker.in_flight.len() < IN_FLIGHT
+                && deadline.is_none_or(|deadline| Instant::now() < deadline);
+            if !takes {
+                // It loses its place among those that wait.
+                next.set(next_connection());
+            }
+            tokio::select! {
+                biased;
+                answers = self.read_answers(worker) => match answers {
+                    None => return,
+                    Some(0) => {}
+                    Some(_) => {
+                        next.set(next_connection());
+                        sleep(PAUSE).await;
+                    }
+                },
+                connection = &mut next, if takes => {
+                    let Some(connection) = connection else { return };
+                    if let Err(connection) = worker.send(connection) {
+                        self.give_back(connection);
+                        sleep(PAUSE).await;
+                    }
+                    next.set(next_connection());
+                }
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if takes && deadline.is_some() => {}
+            }
+        }
+    }
+
+    /// Waits for answers of a worker and returns the number of refusals. `None` when the worker has
+    /// closed its socket.
+    async fn read_answers(&self, worker: &mut ControlSocket) -> Option<usize> {
+        let mut answers = [0; IN_FLIGHT];
+        let count = worker.socket.read(&mut answers).await.unwrap_or(0);
+        let mut refusals = 0;
+        for answer in &answers[..count] {
+            match worker.in_flight.pop_front() {
+                Some((_, connection)) if *answer == REFUSED => {
+                    refusals += 1;
+                    self.give_back(connection);
+                }
+                _ => {}
+            }
+        }
+        (count > 0).then_some(refusals)
+    }
+
+    /// Puts a connection back into the queue, for another worker.
+    fn give_back(&self, connection: net::TcpStream) {
+        if let Some(sender) = self.sender.upgrade() {
+            tokio::spawn(async move { sender.send(connection).await });
+        }
+    }
+
+    /// Asks a worker to shut down, and waits until it has closed its end of the socket, but not longer
+    /// than until `deadline`. Another worker gets the connections that it has not taken.
+    pub async fn close(&self, worker: &mut ControlSocket, deadline: Instant) {
+        let _ = worker.socket.shutdown().await;
+        while let Ok(Some(_)) = timeout_at(deadline, self.read_answers(worker)).await {}
+        for (_, connection) in worker.in_flight.drain(..) {
+            self.give_back(connection);
+        }
+    }
+}
+
+impl ControlSocket {
+    pub fn new(socket: UnixStream) -> Self {
+        let in_flight = VecDeque::new();
+        Self { socket, in_flight }
+    }
+
+    /// Until when the worker has to take the oldest connection.
+    fn deadline(&self) -> Option<Instant> {
+        let (sent, _) = self.in_flight.front()?;
+        Some(*sent + TAKES_WITHIN)
+    }
+
+    /// Sends a connection, or returns it if that is not possible now.
+    fn send(&mut self, connection: net::TcpStream) -> Result<(), net::TcpStream> {
+        let descriptor = [connection.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&descriptor)];
+        let byte = [IoSlice::new(b"c")];
+        let socket = self.socket.as_raw_fd();
+        if sendmsg::<()>(socket, &byte, &rights, MsgFlags::empty(), None).is_err() {
+            return Err(connection);
+        }
+        self.in_flight.push_back((Instant::now(), connection));
+        Ok(())
+    }
+}

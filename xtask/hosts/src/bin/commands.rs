@@ -1,0 +1,65 @@
+//! A program with many threads that runs commands with limits, and cancels some of them:
+//! `commands FOLDER`. The commands leave marks in the folder.
+
+#[path = "../exec.rs"]
+mod exec;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use exec::{Cause, Options, exec, exec_file};
+
+/// Long enough for a command to start, also on a busy machine.
+const START: Duration = Duration::from_secs(2);
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let folder: PathBuf = std::env::args_os().nth(1).expect("FOLDER").into();
+    let in_folder = Options {
+        cwd: Some(folder),
+        ..Options::default()
+    };
+
+    // Without a limit, tokio is enough.
+    let date = Command::new("date").output().await?;
+    assert!(date.status.success() && !date.stdout.is_empty());
+
+    // A time limit for each of several commands that run at once. What a user has typed is one
+    // argument, and no shell reads it.
+    let limited = Options {
+        timeout: START,
+        ..in_folder.clone()
+    };
+    let typed = "; touch typed";
+    let (echo, slow) = tokio::join!(
+        exec_file("echo", [typed], &limited),
+        exec("(sleep 1000; touch slow) | cat", &limited),
+    );
+    assert_eq!(echo?.stdout, format!("{typed}\n"));
+    assert!(matches!(slow.unwrap_err().cause, Cause::Timeout));
+
+    // Commands that are cancelled: by a time-out, by an abort, by a dropped set.
+    let cleans_up = "trap 'touch cleaned-$NAME; exit' TERM; while :; do sleep 0.01; done";
+    let named = |name: &str| format!("NAME={name}; {cleans_up}");
+    let cancelled = timeout(START, exec(&named("timeout"), &in_folder)).await;
+    assert!(cancelled.is_err());
+    let mut tasks = JoinSet::new();
+    for name in ["abort", "drop"] {
+        let (command, options) = (named(name), in_folder.clone());
+        tasks.spawn(async move { exec(&command, &options).await.map(drop) });
+    }
+
+    // The last one runs until this program gets Ctrl-C, which it does not handle.
+    tokio::spawn(async move {
+        sleep(START).await;
+        drop(tasks);
+        writeln!(io::stdout(), "waiting")
+    });
+    exec(&named("interrupt"), &in_folder).await?;
+    Ok(())
+}

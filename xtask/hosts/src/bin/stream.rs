@@ -1,0 +1,59 @@
+//! A program that streams a long command, cancels it half way, and goes on.
+
+#[path = "../spawn.rs"]
+mod spawn;
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use spawn::{Event, spawn};
+
+/// How many bytes of a command's output come until there are enough.
+async fn take(mut command: Command, enough: usize) -> io::Result<usize> {
+    let mut bytes = 0;
+    let mut child = spawn(&mut command)?;
+    while let Some(event) = child.next_event().await? {
+        match event {
+            Event::Stdout(data) => bytes += data.len(),
+            Event::Stderr(_) => {}
+            Event::Close(status) => assert!(status.success(), "{status}"),
+        }
+        if bytes >= enough {
+            break;
+        }
+    }
+    Ok(bytes)
+}
+
+#[tokio::main]
+async fn main() -> io::Result<()> {
+    // Without an end: it is killed when this has enough of it.
+    let bytes = take(Command::new("yes"), 1_000_000).await?;
+    assert!((1_000_000..1_100_000).contains(&bytes), "{bytes}");
+
+    // Nothing comes, and what the command has started stays longer than the time limit.
+    let mut silent = Command::new("sh");
+    silent.args(["-c", "sleep 3 & exec sleep 1000"]);
+    assert!(
+        timeout(Duration::from_millis(300), take(silent, 1))
+            .await
+            .is_err()
+    );
+
+    // Other commands are not disturbed, and run at the same time.
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..10 {
+        let mut head = Command::new("head");
+        head.args(["-c", "1000000", "/dev/zero"]);
+        tasks.spawn(take(head, usize::MAX));
+    }
+    let bytes: usize = tasks
+        .join_all()
+        .await
+        .into_iter()
+        .sum::<io::Result<usize>>()?;
+    writeln!(io::stdout(), "{bytes} bytes")
+}

@@ -1,0 +1,49 @@
+//! An axum service that streams the output of a command to each client. When the client goes, the
+//! command is killed: `stream_route COMMAND [ARG]...`. It prints its address.
+
+#[path = "../spawn.rs"]
+mod spawn;
+
+use std::io::{self, Write};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::StatusCode;
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::process::Command;
+
+use spawn::{ChildProcess, Event, spawn};
+
+#[tokio::main]
+async fn main() -> io::Result<()> {
+    let app = Router::new().route("/", get(stream));
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    writeln!(io::stdout(), "http://{}/", listener.local_addr()?)?;
+    axum::serve(listener, app).await
+}
+
+async fn stream() -> Result<Body, StatusCode> {
+    let mut args = std::env::args_os().skip(1);
+    let mut command = Command::new(args.next().unwrap_or("date".into()));
+    let child = spawn(command.args(args)).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    // The client sets the pace: the next piece is read when it has taken this one.
+    let pieces = futures_util::stream::try_unfold(child, async |mut child| {
+        let piece = next_piece(&mut child).await?;
+        Ok::<_, io::Error>(piece.map(|piece| (piece, child)))
+    });
+    Ok(Body::from_stream(pieces))
+}
+
+async fn next_piece(child: &mut ChildProcess) -> io::Result<Option<Bytes>> {
+    while let Some(event) = child.next_event().await? {
+        match event {
+            Event::Stdout(data) => return Ok(Some(Bytes::copy_from_slice(&data))),
+            Event::Stderr(_) => {}
+            Event::Close(status) if status.success() => {}
+            // The connection ends without its last piece, so the client knows.
+            Event::Close(status) => return Err(io::Error::other(status.to_string())),
+        }
+    }
+    Ok(None)
+}

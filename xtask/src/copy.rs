@@ -1,0 +1,136 @@
+//! `cargo xtask copy`: copies a file into somebody's package, with the crates it needs.
+
+use std::fs;
+use std::io::{Write, stdout};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::examples::{File, files};
+use crate::harness::programs::root;
+
+pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
+    let args: Vec<String> = args.collect();
+    match &args[..] {
+        [] => {
+            for file in files() {
+                writeln!(stdout(), "{:10}{}", file.name, file.what)?;
+            }
+        }
+        [name, folder] => {
+            let file = files().find(|file| file.name == name);
+            let file = file.with_context(|| {
+                let names: Vec<_> = files().map(|file| file.name).collect();
+                format!("there is no '{name}', only {}", names.join(", "))
+            })?;
+            let header = Header::of(&file)?;
+            copy(&file, Path::new(folder))?;
+            let (name, example) = (file.name, &header.programs[0]);
+            writeln!(
+                stdout(),
+                "Copied {name} to {folder}/src. Add this line to its main.rs or lib.rs:\n\n\
+                 mod {name};\n\nAn example:\n\n{example}"
+            )?;
+        }
+        _ => bail!("usage: cargo xtask copy [FILE DIR]"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Copies a file into the package in `folder`, and adds the crates it needs.
+///
+/// # Errors
+///
+/// When there is no package, when another file of that name is there, or when cargo fails.
+pub fn copy(file: &File, folder: &Path) -> Result<()> {
+    let manifest = folder.join("Cargo.toml");
+    ensure!(
+        manifest.is_file(),
+        "{} is not there: DIR has to be a package",
+        manifest.display()
+    );
+    let target = |source: &Path| {
+        let within = source.strip_prefix(source_of(file).parent()?).ok()?;
+        Some(folder.join("src").join(within))
+    };
+    let mut copies = Vec::new();
+    for source in sources(file)? {
+        let target = target(&source).context("a file outside its folder")?;
+        let text = fs::read_to_string(source)?;
+        let there = fs::read_to_string(&target).ok();
+        ensure!(
+            there.is_none() || there.as_ref() == Some(&text),
+            "{} is there already, and differs",
+            target.display()
+        );
+        copies.push((target, text));
+    }
+    for (target, text) in copies {
+        fs::create_dir_all(target.parent().context("its folder")?)?;
+        fs::write(target, text)?;
+    }
+    if let Some(add) = Header::of(file)?.add {
+        let mut shell = Command::new("sh");
+        let status = shell.args(["-c", &add]).current_dir(folder).status()?;
+        ensure!(
+            status.success(),
+            "this failed in {}: {add}",
+            folder.display()
+        );
+    }
+    Ok(())
+}
+
+fn source_of(file: &File) -> PathBuf {
+    root().join(file.path)
+}
+
+/// The file, or all files of the folder.
+fn sources(file: &File) -> Result<Vec<PathBuf>> {
+    let source = source_of(file);
+    if source.is_file() {
+        return Ok(vec![source]);
+    }
+    let entries = fs::read_dir(source)?;
+    entries.map(|entry| Ok(entry?.path())).collect()
+}
+
+/// What the doc comment at the head of a file to copy says.
+pub struct Header {
+    /// The command that adds the crates it needs, if it needs any.
+    pub add: Option<String>,
+    /// Programs that use it.
+    pub programs: Vec<String>,
+}
+
+impl Header {
+    pub fn of(file: &File) -> Result<Self> {
+        let source = source_of(file);
+        let first = if source.is_file() {
+            source
+        } else {
+            source.join("mod.rs")
+        };
+        let text = fs::read_to_string(first)?;
+        let lines = text.lines().map_while(|line| line.strip_prefix("//!"));
+        let (mut blocks, mut open) = (Vec::new(), None);
+        for line in lines {
+            let line = line.strip_prefix(' ').unwrap_or(line);
+            match (line.strip_prefix("```"), &mut open) {
+                (Some(language), None) => open = Some((language.to_owned(), String::new())),
+                (Some(_), Some(_)) => blocks.extend(open.take()),
+                (None, Some((_, block))) => *block += &format!("{line}\n"),
+                (None, None) => {}
+            }
+        }
+        let of = |wanted: &str| {
+            let blocks = blocks.iter().filter(|(language, _)| language == wanted);
+            blocks.map(|(_, block)| block.clone()).collect::<Vec<_>>()
+        };
+        Ok(Self {
+            add: of("sh").pop(),
+            programs: of("rust,ignore"),
+        })
+    }
+}

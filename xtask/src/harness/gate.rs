@@ -1,0 +1,46 @@
+//! How a check and a shell script wait for each other.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use tempfile::TempDir;
+
+use super::wait_until;
+
+/// A row of numbered gates. Each is a file in a folder of their own.
+pub struct Gates(TempDir);
+
+impl Gates {
+    pub fn new() -> Result<Self> {
+        Ok(Self(TempDir::new()?))
+    }
+
+    /// A shell command that waits until a gate is open.
+    pub fn wait(&self, number: u32) -> String {
+        let file = self.file(number);
+        format!("until [ -e {} ]; do sleep 0.01; done", file.display())
+    }
+
+    pub fn open(&self, number: u32) -> Result<()> {
+        Ok(fs::write(self.file(number), [])?)
+    }
+
+    /// A shell command that opens a gate and leaves the process id of its shell there.
+    pub fn report(&self, number: u32) -> String {
+        let file = self.file(number);
+        format!("echo $$ > {0}.new; mv {0}.new {0}", file.display())
+    }
+
+    /// Waits for a report, and returns the process id.
+    pub fn reported(&self, number: u32) -> Result<u32> {
+        wait_until("a script to report", || {
+            let pid = fs::read_to_string(self.file(number)).ok();
+            Ok(pid.map(|pid| pid.trim().parse()).transpose()?)
+        })
+    }
+
+    fn file(&self, number: u32) -> PathBuf {
+        self.0.path().join(number.to_string())
+    }
+}

@@ -1,0 +1,78 @@
+//! What the checks and the bench share: how they start programs, look at them, and talk to them.
+
+pub mod gate;
+pub mod http;
+#[path = "../../../fork-ipc/src/ipc.rs"]
+pub mod ipc;
+pub mod pipes;
+pub mod processes;
+pub mod programs;
+pub mod run;
+pub mod server;
+
+use std::fmt::Debug;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use similar::TextDiff;
+
+/// Nothing here takes this long, even on a slow machine.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Asks again and again until there is an answer, and less often the longer it takes.
+pub fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let start = Instant::now();
+    while start.elapsed() < LIMIT {
+        if let Some(answer) = ask()? {
+            return Ok(answer);
+        }
+        let pause = start.elapsed() / 10;
+        thread::sleep(pause.clamp(Duration::from_millis(2), Duration::from_millis(20)));
+    }
+    bail!("waited {LIMIT:?} for {what}")
+}
+
+/// Does `work`, which may block for ever, on a thread of its own.
+///
+/// # Errors
+///
+/// When it takes longer than [`LIMIT`], or fails.
+pub fn within_limit<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (sender, done) = mpsc::channel();
+    thread::spawn(move || sender.send(work()));
+    done.recv_timeout(LIMIT)?
+}
+
+/// Compares lines that come in any order.
+pub fn same_lines(what: &str, expected: &str, actual: &str) -> Result<()> {
+    let sorted = |text: &str| {
+        let mut lines: Vec<_> = text.split_inclusive('\n').map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    same(what, &sorted(expected), &sorted(actual))
+}
+
+/// Compares, and shows the difference.
+pub fn same<T: PartialEq + Debug + ?Sized>(what: &str, expected: &T, actual: &T) -> Result<()> {
+    if expected == actual {
+        return Ok(());
+    }
+    let (expected, actual) = (format!("{expected:#?}"), format!("{actual:#?}"));
+    // A string's lines, which `Debug` writes as one.
+    let (expected, actual) = (
+        expected.replace("\\n", "\\n\n"),
+        actual.replace("\\n", "\\n\n"),
+    );
+    let diff = TextDiff::from_lines(&expected, &actual);
+    bail!(
+        "{what} differs\n{}",
+        diff.unified_diff()
+            .context_radius(2)
+            .header("expected", "actual")
+    )
+}

@@ -1,0 +1,130 @@
+//! Where the programs are: the examples, the same programs for Node, and the runtimes.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::examples::{EXAMPLES, Example};
+
+static BUILT: OnceLock<HashMap<String, PathBuf>> = OnceLock::new();
+
+/// Builds the examples, once, with `options` such as `--release`.
+///
+/// # Errors
+///
+/// When they do not build. The compiler has said why on stderr.
+pub fn build(options: &[&str]) -> Result<()> {
+    let built = executables(of_examples(&["build", "--bins"]).args(options))?;
+    let built = built.into_iter().collect();
+    ensure!(BUILT.set(built).is_ok(), "the examples are built once");
+    Ok(())
+}
+
+/// A cargo command for all examples.
+pub fn of_examples(args: &[&str]) -> Command {
+    let mut cargo = cargo();
+    cargo.args(args);
+    cargo.args(
+        EXAMPLES
+            .iter()
+            .flat_map(|example| ["--package", example.name]),
+    );
+    cargo
+}
+
+/// Runs a cargo that builds, and returns what programs came of it, by the names of their targets.
+pub fn executables(cargo: &mut Command) -> Result<Vec<(String, PathBuf)>> {
+    let built = cargo
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    ensure!(built.status.success(), "{cargo:?} failed");
+    let messages = String::from_utf8(built.stdout)?;
+    let executable = |line: &str| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let name = message["target"]["name"].as_str()?.to_owned();
+        Some((name, message["executable"].as_str()?.into()))
+    };
+    Ok(messages.lines().filter_map(executable).collect())
+}
+
+impl Example {
+    /// Its program.
+    pub fn program(&self) -> &'static Path {
+        let built = BUILT.get().expect("`build` comes first");
+        &built[self.name]
+    }
+
+    /// The same program for Node, as a command.
+    pub fn node(&self) -> Command {
+        let mut node = Command::new("node");
+        node.arg(root().join(self.name).join(self.script));
+        node
+    }
+}
+
+/// The folder of the workspace.
+pub fn root() -> &'static Path {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().expect("xtask is in the workspace's folder")
+}
+
+/// A script or a program for a check or the bench.
+pub fn peer(name: &str) -> PathBuf {
+    root().join("xtask/peers").join(name)
+}
+
+/// The cargo that has built this.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(root());
+    cargo
+}
+
+/// A JavaScript runtime that may be on the path.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Runtime {
+    Node,
+    Bun,
+    Deno,
+}
+
+impl Runtime {
+    pub const ALL: [Self; 3] = [Self::Node, Self::Bun, Self::Deno];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Bun => "bun",
+            Self::Deno => "deno",
+        }
+    }
+
+    /// The command line that runs a script.
+    pub fn script(self, script: &Path) -> Command {
+        let mut command = Command::new(self.name());
+        if self == Self::Deno {
+            command.args(["run", "--quiet", "--allow-all"]);
+        }
+        command.arg(script);
+        command
+    }
+
+    pub fn is_there(self) -> bool {
+        static THERE: OnceLock<Vec<Runtime>> = OnceLock::new();
+        let there = THERE.get_or_init(|| {
+            let answers = |runtime: &Self| {
+                let mut command = Command::new(runtime.name());
+                let answer = command.arg("--version").stdin(Stdio::null()).output();
+                answer.is_ok_and(|answer| answer.status.success())
+            };
+            Self::ALL.into_iter().filter(answers).collect()
+        });
+        there.contains(&self)
+    }
+}

@@ -1,0 +1,309 @@
+//! Runs a program, keeps its output, and sees to it that it ends and leaves nothing running.
+
+use std::env;
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{self, Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::pipes::Pipe;
+use super::processes::{cpu_time, is_running, signal_to, with_variable};
+use super::{same, wait_until};
+
+/// The variable that marks all processes a check starts: with this process's id, and the number of
+/// the start.
+const MARK: &str = "XTASK_RUN";
+
+/// The output of a program that has ended.
+pub struct Output {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    pub status: ExitStatus,
+}
+
+impl Output {
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    /// The exit code, or the negative number of the signal that ended the program.
+    pub fn code(&self) -> i32 {
+        let signal = || self.status.signal().map(|number| -number);
+        self.status.code().or_else(signal).unwrap_or(i32::MIN)
+    }
+
+    pub fn ended_with(&self, stderr: &str, code: i32) -> Result<()> {
+        same("stderr", stderr, &self.stderr()[..])?;
+        self.ended_with_code(code)
+    }
+
+    pub fn ended_with_code(&self, code: i32) -> Result<()> {
+        same("code", &code, &self.code()).with_context(|| format!("stderr: {:?}", self.stderr()))
+    }
+}
+
+/// A program that runs. When this is dropped, all that is left of it is killed.
+pub struct Running {
+    child: Child,
+    mark: String,
+    stdout: Captured,
+    stderr: Captured,
+}
+
+/// What has come from a pipe so far.
+#[derive(Default)]
+struct Captured {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+/// When this is dropped, or this process gets a signal to end, everything that checks have started
+/// and that still runs is killed: some of it has a process group of its own, which Ctrl-C does not
+/// reach.
+pub struct Sweep(());
+
+impl Sweep {
+    /// # Safety
+    ///
+    /// No other thread may be using the environment.
+    pub unsafe fn new() -> Result<Self> {
+        // SAFETY: the caller promises that.
+        unsafe { env::set_var(MARK, format!("{}-", process::id())) };
+        let runtime = Builder::new_current_thread().enable_io().build()?;
+        let inside = runtime.enter();
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        // Without a handler, what a shell's `&` ignores would be ignored by the programs, too.
+        let mut quit = signal(SignalKind::quit())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        drop(inside);
+        thread::spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = hangup.recv() => {}
+                    _ = interrupt.recv() => {}
+                    _ = quit.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+            });
+            drop(Self(()));
+            process::exit(1);
+        });
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Sweep {
+    fn drop(&mut self) {
+        kill_marked(&format!("{MARK}={}-", process::id()));
+    }
+}
+
+/// The command below a shell, after `script` has changed what it inherits.
+pub fn below_a_shell(script: &str, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", &format!("{script}; exec \"$@\""), "sh"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stdin(Stdio::null());
+    shell
+}
+
+/// Runs a program to its end.
+///
+/// # Errors
+///
+/// When it cannot be started, does not end, or leaves a process running.
+pub fn run(command: Command) -> Result<Output> {
+    start(command)?.finish()
+}
+
+/// Starts a program, and keeps what it writes.
+pub fn start(command: Command) -> Result<Running> {
+    let (stdout, theirs) = os_pipe::pipe()?;
+    let mut running = start_on(command, theirs)?;
+    running.stdout = Captured::from(stdout);
+    Ok(running)
+}
+
+/// Starts a program whose stdout the check reads itself.
+pub fn start_unread(command: Command) -> Result<(Running, Pipe)> {
+    let pipe = Pipe::new()?;
+    Ok((start_on(command, pipe.writer()?)?, pipe))
+}
+
+/// Starts a program whose stdout is this.
+pub fn start_on(mut command: Command, stdout: impl Into<Stdio>) -> Result<Running> {
+    static STARTS: AtomicU32 = AtomicU32::new(0);
+    let start = STARTS.fetch_add(1, Ordering::Relaxed);
+    let mark = format!("{MARK}={}-{start}.", process::id());
+    let mut child = command
+        .env(MARK, &mark[MARK.len() + 1..])
+        // The system's messages are to be in English, whatever the user has set.
+        .env("LC_ALL", "C")
+        .env("RUST_BACKTRACE", "1")
+        .env_remove("FORCE_COLOR")
+        .env_remove("NODE_OPTIONS")
+        .stdout(stdout)
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))?;
+    let stderr = Captured::from(child.stderr.take().expect("stderr is piped"));
+    Ok(Running {
+        child,
+        mark,
+        stdout: Captured::default(),
+        stderr,
+    })
+}
+
+impl Running {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it still runs. What has ended stays a zombie until `finish`.
+    pub fn is_running(&self) -> bool {
+        is_running(self.pid())
+    }
+
+    /// Its stdout so far.
+    pub fn stdout(&self) -> String {
+        self.stdout.text()
+    }
+
+    /// Its stderr so far.
+    pub fn stderr(&self) -> String {
+        self.stderr.text()
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        signal_to(self.pid(), signal)
+    }
+
+    /// Sends a signal to its process group, as a terminal does.
+    pub fn signal_group(&self, signal: Signal) -> Result<()> {
+        Ok(killpg(Pid::from_raw(i32::try_from(self.pid())?), signal)?)
+    }
+
+    /// Waits until stdout holds `text`.
+    pub fn wait_for_stdout(&self, text: &str) -> Result<()> {
+        self.wait_for(text, "stdout", || self.stdout())
+    }
+
+    /// Waits until stderr holds `text`.
+    pub fn wait_for_stderr(&self, text: &str) -> Result<()> {
+        self.wait_for(text, "stderr", || self.stderr())
+    }
+
+    fn wait_for(&self, text: &str, name: &str, stream: impl Fn() -> String) -> Result<()> {
+        wait_until(&format!("{name} to hold {text:?}"), || {
+            Ok(stream().contains(text).then_some(()))
+        })
+        .with_context(|| self.so_far())
+    }
+
+    /// Waits for the end of it and of all that it has started.
+    ///
+    /// # Errors
+    ///
+    /// When the program does not end, or leaves a process running.
+    pub fn finish(mut self) -> Result<Output> {
+        let status = wait_until("the program to end", || Ok(self.child.try_wait()?));
+        let status = status.with_context(|| self.so_far())?;
+        wait_until("all that the program has started to end", || {
+            Ok(with_variable(&self.mark).is_empty().then_some(()))
+        })?;
+        Ok(Output {
+            stdout: self.stdout.all(),
+            stderr: self.stderr.all(),
+            status,
+        })
+    }
+
+    fn so_far(&self) -> String {
+        format!("stdout: {:?}, stderr: {:?}", self.stdout(), self.stderr())
+    }
+}
+
+fn kill_marked(mark: &str) {
+    let _ = wait_until("what is left to end", || {
+        let left = with_variable(mark);
+        for pid in &left {
+            let _ = signal_to(*pid, Signal::SIGKILL);
+        }
+        Ok(left.is_empty().then_some(()))
+    });
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        kill_marked(&self.mark);
+        let _ = wait_until("the program to end", || Ok(self.child.try_wait()?));
+    }
+}
+
+impl Captured {
+    fn from(mut pipe: impl Read + Send + 'static) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let sink = bytes.clone();
+        let reader = thread::spawn(move || {
+            let mut chunk = [0; 64 * 1024];
+            while let Ok(read @ 1..) = pipe.read(&mut chunk) {
+                sink.lock().unwrap().extend_from_slice(&chunk[..read]);
+            }
+        });
+        let reader = Some(reader);
+        Self { bytes, reader }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
+    }
+
+    /// All of it, once every process that can write to the pipe has ended.
+    fn all(&mut self) -> Vec<u8> {
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        std::mem::take(&mut self.bytes.lock().unwrap())
+    }
+}
+
+/// What a program writes to a pipe that does not block and is read late.
+pub fn read_late(command: Command) -> Result<Vec<u8>> {
+    let (program, pipe) = start_unread(command)?;
+    pipe.set_nonblocking()?;
+    pipe.wait_until_full()?;
+    waits_without_cpu(program.pid())?;
+    let written = pipe.read_to_end()?;
+    program.finish()?.ended_with("", 0)?;
+    Ok(written)
+}
+
+/// Whether a process that has to wait does so without using a CPU.
+pub fn waits_without_cpu(pid: u32) -> Result<()> {
+    let before = cpu_time(pid)?;
+    thread::sleep(Duration::from_secs(1));
+    let used = cpu_time(pid)? - before;
+    ensure!(
+        used < Duration::from_millis(100),
+        "it used {used:?} of CPU time in a second"
+    );
+    Ok(())
+}

@@ -1,0 +1,218 @@
+//! Workers that die.
+
+use std::fs;
+use std::io;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use libtest_mimic::Trial;
+use nix::sys::signal::Signal;
+
+use super::{Deployed, get_until_last, hello, last_hello};
+use crate::examples::CLUSTER_HTTP;
+use crate::harness::gate::Gates;
+use crate::harness::http::{Load, Tally};
+use crate::harness::processes::{children, memory, signal_to};
+use crate::harness::run::{Running, start};
+use crate::harness::server::Server;
+use crate::harness::{same, wait_until};
+use crate::verify::case::scenarios;
+use crate::verify::settings::settings;
+
+pub fn checks() -> Vec<Trial> {
+    let mut checks = CLUSTER_HTTP.scenarios(
+        "restarts::",
+        scenarios![
+            killed_workers_under_load,
+            terminated_worker,
+            worker_never_ready,
+            crash_loop,
+        ],
+    );
+    checks.extend(CLUSTER_HTTP.scenarios_on_linux(
+        "restarts::",
+        scenarios![
+            first_worker_never_ready,
+            no_program_to_start,
+            signal_while_the_first_worker_starts,
+            deaths_leave_nothing_behind,
+        ],
+    ));
+    checks
+}
+
+fn killed_workers_under_load(command: Command) -> Result<()> {
+    const CLIENTS: usize = 8;
+    let server = Server::start(command, 2)?;
+    let load = Load::start(server.address, CLIENTS);
+    let start = Instant::now();
+    let mut kills = 0;
+    while start.elapsed() < settings().storm {
+        let workers = server.workers();
+        let killed = workers[kills % workers.len()];
+        signal_to(killed, Signal::SIGKILL)?;
+        server.wait_for_death(killed)?;
+        server.wait_for_workers(2)?;
+        kills += 1;
+    }
+    let Tally {
+        served,
+        failures,
+        slowest,
+    } = load.stop();
+    let lost = failures.len();
+    eprintln!("{kills} kills: {served} served, {lost} lost, the slowest took {slowest:?}");
+    // What a worker holds when it is killed is at most one request of each client.
+    ensure!(lost <= kills * CLIENTS, "{kills} kills: {failures:?}");
+    for failure in &failures {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        let kind = failure.kind();
+        ensure!(
+            matches!(kind, BrokenPipe | ConnectionReset | UnexpectedEof),
+            "{failure}"
+        );
+    }
+    ensure!(
+        slowest < Duration::from_secs(3),
+        "the slowest took {slowest:?}"
+    );
+    ensure!(served > kills, "only {served} served");
+    server.shut_down()
+}
+
+/// `kill` without a number, as an operator types it.
+fn terminated_worker(command: Command) -> Result<()> {
+    let server = Server::start(command, 1)?;
+    let mut client = server.connect()?;
+    same("answer", &hello(), &client.get()?)?;
+    let old = server.workers();
+    signal_to(old[0], Signal::SIGTERM)?;
+    same("answer", &last_hello(), &get_until_last(&mut client)?)?;
+    drop(client);
+    server.wait_for_death(old[0])?;
+    server.wait_for_replacements(&old)?;
+    same("answer", &hello(), &server.connect()?.get()?)?;
+    server.shut_down()
+}
+
+/// It is started again and again, and the other one serves.
+fn worker_never_ready(_: Command) -> Result<()> {
+    let deployed = Deployed::new()?;
+    let server = Server::start(deployed.command(), 2)?;
+    deployed.replace_by("exit 7")?;
+    let old = server.workers();
+    signal_to(old[0], Signal::SIGKILL)?;
+    let warnings = || {
+        let stderr = server.program.stderr();
+        stderr
+            .matches(" exited before it was ready (exit status: 7)\n")
+            .count()
+    };
+    wait_until("three warnings", || Ok((warnings() >= 3).then_some(())))?;
+    same("workers", &old[1..], &server.workers()[..])?;
+    same("answer", &hello(), &server.connect()?.get()?)?;
+    deployed.replace_by_itself()?;
+    server.wait_for_workers(2)?;
+    server.shut_down()
+}
+
+/// A worker that dies soon after each start is not started many times a second for ever.
+fn crash_loop(_: Command) -> Result<()> {
+    let deployed = Deployed::new()?;
+    let server = Server::start(deployed.command(), 1)?;
+    let real = CLUSTER_HTTP.program().display();
+    deployed.replace_by(&format!("(sleep 0.05; kill -9 $$) & exec {real} \"$@\""))?;
+    signal_to(server.workers()[0], Signal::SIGKILL)?;
+    let (mut deaths, mut last_death) = (0, Instant::now());
+    wait_until("more than six deaths, and then a pause", || {
+        let now = server.program.stdout().matches(" died\n").count();
+        if now > deaths {
+            (deaths, last_death) = (now, Instant::now());
+        }
+        let paused = last_death.elapsed() > Duration::from_secs(1);
+        Ok((deaths > 6 && paused).then_some(()))
+    })?;
+    server.stop()
+}
+
+/// Starts the program so that it finds its file gone. Such a file is known by its old name
+/// and `(deleted)`: a script of that name is what the primary then starts its workers from.
+fn without_its_file(script: Option<&str>) -> Result<(Running, Deployed)> {
+    let deployed = Deployed::new()?;
+    if let Some(script) = script {
+        deployed.replace_by(script)?;
+        fs::rename(
+            deployed.path(),
+            deployed.folder.path().join("program (deleted)"),
+        )?;
+        deployed.replace_by_itself()?;
+    }
+    let mut shell = Command::new("sh");
+    let script = "exec 3<\"$0\"; rm \"$0\"; exec /proc/self/fd/3 127.0.0.1:0 1";
+    shell.args(["-c", script]).arg(deployed.path());
+    Ok((start(shell)?, deployed))
+}
+
+fn signal_while_the_first_worker_starts(_: Command) -> Result<()> {
+    let gates = Gates::new()?;
+    let (program, _deployed) = without_its_file(Some(&format!("{}; exec cat", gates.report(1))))?;
+    gates.reported(1)?;
+    program.signal(Signal::SIGTERM)?;
+    program.finish()?.ended_with("", 0)
+}
+
+fn first_worker_never_ready(_: Command) -> Result<()> {
+    let says = " exited before it was ready (exit status: 7)\n";
+    gives_up(Some("exit 7"), "worker ", says)
+}
+
+fn no_program_to_start(_: Command) -> Result<()> {
+    let says = "/program (deleted): No such file or directory (os error 2)\n";
+    gives_up(None, "cannot start ", says)
+}
+
+/// It ends with one line, which starts and ends so.
+fn gives_up(script: Option<&str>, start: &str, end: &str) -> Result<()> {
+    let (program, _deployed) = without_its_file(script)?;
+    let output = program.finish()?;
+    let stderr = output.stderr();
+    let start = format!("cluster-http: {start}");
+    ensure!(
+        stderr.starts_with(&start) && stderr.ends_with(end),
+        "{stderr:?}"
+    );
+    same("lines", &1, &stderr.lines().count())?;
+    output.ended_with_code(1)
+}
+
+fn deaths_leave_nothing_behind(command: Command) -> Result<()> {
+    const WORKERS: usize = 8;
+    let server = Server::start(command, WORKERS)?;
+    let kill_all = || -> Result<()> {
+        let old = server.workers();
+        for pid in &old {
+            signal_to(*pid, Signal::SIGKILL)?;
+        }
+        server.wait_for_replacements(&old)?;
+        Ok(())
+    };
+    let primary = server.program.pid();
+    let descriptors = || fs::read_dir(format!("/proc/{primary}/fd")).map(Iterator::count);
+    kill_all()?;
+    let before = (descriptors()?, memory(primary)?);
+    let start = Instant::now();
+    let mut deaths = 0;
+    while start.elapsed() < settings().storm {
+        kill_all()?;
+        deaths += WORKERS;
+    }
+    eprintln!("{deaths} deaths");
+    wait_until("the primary to have as many descriptors as before", || {
+        Ok((descriptors()? == before.0).then_some(()))
+    })?;
+    let grown = memory(primary)? - before.1;
+    ensure!(grown < 1.0, "{deaths} deaths took {grown} MiB");
+    same("children, also zombies", &WORKERS, &children(primary).len())?;
+    server.shut_down()
+}

@@ -1,0 +1,215 @@
+//! How connections reach the workers.
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use libtest_mimic::Trial;
+use nix::sys::signal::Signal;
+
+use super::{Deployed, hello};
+use crate::examples::CLUSTER_HTTP;
+use crate::harness::http::{Client, GET};
+use crate::harness::processes::signal_to;
+use crate::harness::server::Server;
+use crate::harness::{same, wait_until};
+use crate::verify::case::scenarios;
+use crate::verify::settings::settings;
+
+pub fn checks() -> Vec<Trial> {
+    let mut checks = CLUSTER_HTTP.scenarios(
+        "round_robin::",
+        scenarios![
+            stopped_worker,
+            worker_that_shuts_down_slowly,
+            worker_that_dies_after_each_start,
+            connections_of_a_killed_worker,
+        ],
+    );
+    checks.extend(CLUSTER_HTTP.scenarios_on_linux(
+        "round_robin::",
+        scenarios![
+            connections_held_equally,
+            simultaneous_connections_held_equally,
+        ],
+    ));
+    checks
+}
+
+fn connections_held_equally(command: Command) -> Result<()> {
+    equal_shares(command, open_in_turn)
+}
+
+fn simultaneous_connections_held_equally(command: Command) -> Result<()> {
+    equal_shares(command, open_at_once)
+}
+
+fn open_in_turn(server: &Server, count: usize) -> Result<Vec<Client>> {
+    let answered = || {
+        let mut client = server.connect()?;
+        same("answer", &hello(), &client.get()?)?;
+        Ok(client)
+    };
+    (0..count).map(|_| answered()).collect()
+}
+
+fn open_at_once(server: &Server, count: usize) -> Result<Vec<Client>> {
+    let mut clients = (0..count)
+        .map(|_| server.connect())
+        .collect::<Result<Vec<_>>>()?;
+    for client in &mut clients {
+        client.send(GET)?;
+    }
+    for client in &mut clients {
+        same("answer", &hello(), &client.answer()?)?;
+    }
+    Ok(clients)
+}
+
+/// The connections that workers hold are equally many. On a busy machine a worker may not get the
+/// CPU in time to take its turn, so each count has several tries.
+fn equal_shares(command: Command, open: fn(&Server, usize) -> Result<Vec<Client>>) -> Result<()> {
+    const WORKERS: usize = 4;
+    let server = Server::start(command, WORKERS)?;
+    let workers = server.workers();
+    let held = || {
+        workers
+            .iter()
+            .map(|pid| sockets(*pid))
+            .collect::<Result<Vec<_>>>()
+    };
+    let none = held()?;
+    for count in [4, 8, 16, 64, 256] {
+        let mut tries = Vec::new();
+        loop {
+            let clients = open(&server, count)?;
+            let with_clients = held()?.into_iter();
+            let counts: Vec<_> = with_clients
+                .zip(&none)
+                .map(|(with, none)| with - none)
+                .collect();
+            drop(clients);
+            wait_until("the connections to close", || {
+                Ok((held()? == none).then_some(()))
+            })?;
+            // The busiest has at most 1.05 times the mean.
+            if counts
+                .iter()
+                .max()
+                .is_some_and(|most| most * WORKERS * 100 <= count * 105)
+            {
+                break;
+            }
+            tries.push(counts);
+            ensure!(
+                tries.len() < 20,
+                "of {count} connections the workers held {tries:?}"
+            );
+        }
+    }
+    server.shut_down()
+}
+
+/// How many sockets a process holds.
+fn sockets(pid: u32) -> Result<usize> {
+    let links = fs::read_dir(format!("/proc/{pid}/fd"))?.flatten();
+    let links = links.filter_map(|link| fs::read_link(link.path()).ok());
+    Ok(links
+        .filter(|link| link.to_string_lossy().starts_with("socket:"))
+        .count())
+}
+
+/// Opens 100 connections a second for a while, and returns how many clients had to wait. Meanwhile
+/// it calls `meanwhile` from time to time.
+fn waiting_clients(server: &Server, mut meanwhile: impl FnMut() -> Result<()>) -> Result<usize> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let start = Instant::now();
+    let mut clients = Vec::new();
+    while start.elapsed() < settings().storm {
+        let address = server.address;
+        clients.push(thread::spawn(move || {
+            Client::connect_with_patience(address, PATIENCE)?.get()
+        }));
+        meanwhile()?;
+        thread::sleep(Duration::from_millis(10));
+    }
+    let opened = clients.len();
+    let answers = clients
+        .into_iter()
+        .map(|client| client.join().expect("it does not panic"));
+    let served = answers.filter(|answer| answer.as_ref().is_ok_and(|answer| answer.status == 200));
+    Ok(opened - served.count())
+}
+
+fn stopped_worker(command: Command) -> Result<()> {
+    let server = Server::start(command, 4)?;
+    let stopped = server.workers()[1];
+    signal_to(stopped, Signal::SIGSTOP)?;
+    let waiting = waiting_clients(&server, || Ok(()));
+    signal_to(stopped, Signal::SIGCONT)?;
+    let waiting = waiting?;
+    ensure!(waiting <= 1, "{waiting} clients waited");
+    server.shut_down()
+}
+
+/// It holds an upload that does not end, and its listener is closed meanwhile.
+fn worker_that_shuts_down_slowly(command: Command) -> Result<()> {
+    let server = Server::start(command, 2)?;
+    let mut uploads = Vec::new();
+    for _ in 0..2 {
+        let mut upload = server.connect()?;
+        upload.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n")?;
+        uploads.push(upload);
+    }
+    let old = server.workers();
+    signal_to(old[0], Signal::SIGTERM)?;
+    let waiting = waiting_clients(&server, || Ok(()))?;
+    same("clients that waited", &0, &waiting)?;
+    for mut upload in uploads {
+        upload.send("\r\nthe body.")?;
+        same("status", &200, &upload.answer()?.status)?;
+    }
+    server.wait_for_death(old[0])?;
+    server.wait_for_workers(2)?;
+    server.shut_down()
+}
+
+/// Only the clients whose connections it held wait.
+fn worker_that_dies_after_each_start(_: Command) -> Result<()> {
+    let deployed = Deployed::new()?;
+    let server = Server::start(deployed.command(), 2)?;
+    let old = server.workers();
+    let real = CLUSTER_HTTP.program().display();
+    // The program starts, and a moment after it is ready it is killed.
+    deployed.replace_by(&format!("(sleep 0.1; kill -9 $$) & exec {real} \"$@\""))?;
+    signal_to(old[0], Signal::SIGKILL)?;
+    let waiting = waiting_clients(&server, || Ok(()))?;
+    let deaths = server.program.stdout().matches(" died\n").count();
+    ensure!(deaths > 1, "it died {deaths} times");
+    ensure!(
+        waiting <= deaths,
+        "{waiting} clients waited, and {deaths} workers died"
+    );
+    server.stop()
+}
+
+/// The worker is stopped, so that it has taken none of them when it is killed.
+fn connections_of_a_killed_worker(command: Command) -> Result<()> {
+    let server = Server::start(command, 1)?;
+    let worker = server.workers()[0];
+    signal_to(worker, Signal::SIGSTOP)?;
+    let mut clients = (0..50)
+        .map(|_| server.connect())
+        .collect::<Result<Vec<_>>>()?;
+    for client in &mut clients {
+        client.send(GET)?;
+    }
+    signal_to(worker, Signal::SIGKILL)?;
+    for client in &mut clients {
+        same("answer", &hello(), &client.answer()?)?;
+    }
+    drop(clients);
+    server.shut_down()
+}

@@ -1,0 +1,283 @@
+//! Graceful shutdown.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use libtest_mimic::Trial;
+use nix::sys::signal::Signal;
+
+use super::{Deployed, get_until_last, hello, last_hello};
+use crate::examples::CLUSTER_HTTP;
+use crate::harness::http::{Client, GET};
+use crate::harness::processes::{signal_to, wait_until_ended};
+use crate::harness::run::start;
+use crate::harness::server::Server;
+use crate::harness::{LIMIT, same};
+use crate::verify::case::scenarios;
+
+/// A second signal that comes sooner is ignored.
+pub const SAME_SIGNAL: Duration = Duration::from_millis(100);
+
+pub fn checks() -> Vec<Trial> {
+    let mut checks =
+        CLUSTER_HTTP.scenarios_of_both("shutdown::", scenarios![workers_of_a_killed_primary]);
+    checks.extend(CLUSTER_HTTP.scenarios(
+        "shutdown::",
+        scenarios![
+            sigterm,
+            sigint,
+            sigint_to_the_group,
+            sigterm_to_the_group,
+            sigterm_right_after_the_first_line,
+            idle_connection,
+            long_request,
+            pipelining_client,
+            waiting_connections,
+            stopped_worker,
+            without_workers,
+            second_signal,
+            requests_of_a_killed_primary,
+            stopped_worker_of_a_killed_primary,
+        ],
+    ));
+    checks
+}
+
+/// A worker that hangs is killed after 15 seconds.
+fn stopped_worker(command: Command) -> Result<()> {
+    let server = Server::start(command, 2)?;
+    signal_to(server.workers()[0], Signal::SIGSTOP)?;
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(server.connect()?);
+    }
+    server.shut_down()
+}
+
+fn sigterm(command: Command) -> Result<()> {
+    shuts_down(command, Signal::SIGTERM)
+}
+
+fn sigint(command: Command) -> Result<()> {
+    shuts_down(command, Signal::SIGINT)
+}
+
+fn shuts_down(command: Command, signal: Signal) -> Result<()> {
+    let server = Server::start(command, 2)?;
+    let mut kept_alive = server.connect()?;
+    same("answer", &hello(), &kept_alive.get()?)?;
+    let mut in_flight = server.connect()?;
+    in_flight.send("GET / HTTP/1.1\r\nHo")?;
+    let mut just_opened = server.connect()?;
+
+    server.program.signal(signal)?;
+    server.wait_for_refusal()?;
+    same(
+        "answer to the one just opened",
+        &last_hello(),
+        &get_until_last(&mut just_opened)?,
+    )?;
+    in_flight.send("st: a\r\n\r\n")?;
+    same(
+        "answer to the one in flight",
+        &last_hello(),
+        &in_flight.answer()?,
+    )?;
+    same(
+        "answer to the one kept alive",
+        &last_hello(),
+        &get_until_last(&mut kept_alive)?,
+    )?;
+    drop((kept_alive, in_flight, just_opened));
+    let output = server.program.finish()?;
+    ensure!(!output.stdout().contains("died"), "{:?}", output.stdout());
+    output.ended_with_code(0)
+}
+
+/// As Ctrl-C does.
+fn sigint_to_the_group(command: Command) -> Result<()> {
+    shuts_down_as_a_group(command, Signal::SIGINT)
+}
+
+/// As `timeout` does, twice.
+fn sigterm_to_the_group(command: Command) -> Result<()> {
+    shuts_down_as_a_group(command, Signal::SIGTERM)
+}
+
+fn shuts_down_as_a_group(mut command: Command, signal: Signal) -> Result<()> {
+    command.process_group(0);
+    let server = Server::start(command, 2)?;
+    let mut client = server.connect()?;
+    same("answer", &hello(), &client.get()?)?;
+    server.program.signal(signal)?;
+    server.program.signal_group(signal)?;
+    server.wait_for_refusal()?;
+    same("answer", &last_hello(), &get_until_last(&mut client)?)?;
+    drop(client);
+    server.program.finish()?.ended_with_code(0)
+}
+
+fn sigterm_right_after_the_first_line(_: Command) -> Result<()> {
+    for _ in 0..10 {
+        let mut command = CLUSTER_HTTP.rust_command();
+        command.args(["127.0.0.1:0", "2"]);
+        let program = start(command)?;
+        program.wait_for_stdout("is running\n")?;
+        program.signal(Signal::SIGTERM)?;
+        program.finish()?.ended_with_code(0)?;
+    }
+    Ok(())
+}
+
+/// Its next request may be on its way, but for two seconds at most.
+fn idle_connection(command: Command) -> Result<()> {
+    let server = Server::start(command, 1)?;
+    let mut idle = server.connect()?;
+    same("answer", &hello(), &idle.get()?)?;
+    let start = Instant::now();
+    server.program.signal(Signal::SIGTERM)?;
+    ensure!(idle.is_closed(), "the idle connection stays open");
+    let taken = start.elapsed();
+    let expected = Duration::from_secs(1)..Duration::from_millis(4500);
+    ensure!(expected.contains(&taken), "it is closed after {taken:?}");
+    drop(idle);
+    server.program.finish()?.ended_with_code(0)
+}
+
+/// It takes longer than a connection may be idle.
+fn long_request(command: Command) -> Result<()> {
+    let server = Server::start(command, 1)?;
+    let mut in_flight = server.connect()?;
+    in_flight.send("GET / HTTP/1.1\r\nHo")?;
+    server.program.signal(Signal::SIGTERM)?;
+    thread::sleep(Duration::from_secs(3));
+    in_flight.send("st: a\r\n\r\n")?;
+    same("answer", &last_hello(), &in_flight.answer()?)?;
+    drop(in_flight);
+    server.program.finish()?.ended_with_code(0)
+}
+
+/// It gets its last answer, although more of its requests have arrived.
+fn pipelining_client(_: Command) -> Result<()> {
+    for _ in 0..5 {
+        let server = Server::start(CLUSTER_HTTP.rust_command(), 1)?;
+        let mut client = server.connect()?;
+        let mut sender = client.try_clone()?;
+        // It sends as fast as the server reads, until the server closes the connection.
+        let sending = thread::spawn(move || while sender.send(GET.repeat(10)).is_ok() {});
+        same("answer", &hello(), &client.answer()?)?;
+        server.program.signal(Signal::SIGTERM)?;
+        // Nothing ends the connection before an answer has said that it is the last.
+        let start = Instant::now();
+        while !client.answer()?.closes {
+            ensure!(start.elapsed() < LIMIT, "no answer is the last");
+        }
+        drop(client);
+        sending.join().expect("it does not panic");
+        server.program.finish()?.ended_with_code(0)?;
+    }
+    Ok(())
+}
+
+/// The worker is stopped when they connect.
+fn waiting_connections(command: Command) -> Result<()> {
+    let server = Server::start(command, 1)?;
+    let worker = server.workers()[0];
+    signal_to(worker, Signal::SIGSTOP)?;
+    let mut clients = (0..200)
+        .map(|_| server.connect())
+        .collect::<Result<Vec<_>>>()?;
+    server.program.signal(Signal::SIGTERM)?;
+    signal_to(worker, Signal::SIGCONT)?;
+    for client in &mut clients {
+        same("answer", &last_hello(), &get_until_last(client)?)?;
+    }
+    drop(clients);
+    server.program.finish()?.ended_with_code(0)
+}
+
+/// The only worker has died, and its replacement is never ready. The clients cannot be served.
+fn without_workers(_: Command) -> Result<()> {
+    let deployed = Deployed::new()?;
+    let server = Server::start(deployed.command(), 1)?;
+    deployed.replace_by("exec cat")?;
+    let old = server.workers();
+    signal_to(old[0], Signal::SIGKILL)?;
+    server.wait_for_death(old[0])?;
+    let clients = (0..10)
+        .map(|_| server.connect())
+        .collect::<Result<Vec<_>>>()?;
+    server.program.signal(Signal::SIGTERM)?;
+    let start = Instant::now();
+    server.program.finish()?.ended_with_code(0)?;
+    ensure!(
+        start.elapsed() < Duration::from_secs(5),
+        "it took {:?}",
+        start.elapsed()
+    );
+    drop(clients);
+    Ok(())
+}
+
+fn second_signal(_: Command) -> Result<()> {
+    ends_at_once_by(Signal::SIGINT)?;
+    ends_at_once_by(Signal::SIGTERM)
+}
+
+fn ends_at_once_by(second: Signal) -> Result<()> {
+    let server = Server::start(CLUSTER_HTTP.rust_command(), 1)?;
+    let worker = server.workers()[0];
+    let mut in_flight = server.connect()?;
+    in_flight.send("GET / HT")?;
+    server.program.signal(Signal::SIGTERM)?;
+    server.wait_for_refusal()?;
+    thread::sleep(2 * SAME_SIGNAL);
+    let start = Instant::now();
+    server.program.signal(second)?;
+    let output = server.program.finish()?;
+    wait_until_ended(worker)?;
+    // The worker alone would wait for the rest of the request, for five seconds.
+    ensure!(
+        start.elapsed() < Duration::from_secs(3),
+        "it took {:?}",
+        start.elapsed()
+    );
+    let says = "cluster-http: ended at once by a second signal\n";
+    ensure!(output.stderr().ends_with(says), "{:?}", output.stderr());
+    output.ended_with_code(1)
+}
+
+/// `finish` sees that no worker stays.
+fn workers_of_a_killed_primary(command: Command) -> Result<()> {
+    let server = Server::start_either(command, 2)?;
+    server.program.signal(Signal::SIGKILL)?;
+    server.program.finish()?.ended_with_code(-9)
+}
+
+fn requests_of_a_killed_primary(command: Command) -> Result<()> {
+    let server = Server::start(command, 1)?;
+    let mut client = server.connect()?;
+    same("answer", &hello(), &client.get()?)?;
+    server.program.signal(Signal::SIGKILL)?;
+    same("answer", &last_hello(), &get_until_last(&mut client)?)?;
+    drop(client);
+    server.program.finish()?.ended_with_code(-9)
+}
+
+/// It does not keep the port.
+fn stopped_worker_of_a_killed_primary(command: Command) -> Result<()> {
+    let server = Server::start(command, 1)?;
+    let worker = server.workers()[0];
+    let address = server.address;
+    signal_to(worker, Signal::SIGSTOP)?;
+    server.program.signal(Signal::SIGKILL)?;
+    server.wait_for_refusal()?;
+    let other = Server::start_on(CLUSTER_HTTP.rust_command(), &address.to_string(), 1)?;
+    same("answer", &hello(), &Client::connect(address)?.get()?)?;
+    other.shut_down()?;
+    signal_to(worker, Signal::SIGCONT)?;
+    server.program.finish()?.ended_with_code(-9)
+}

@@ -1,0 +1,248 @@
+//! The checks of the host programs in `xtask/hosts`: small programs of the kind that people paste
+//! the files into. The files get there by `cargo xtask copy`.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use libtest_mimic::Trial;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{check, check_with};
+use crate::copy::copy;
+use crate::examples::files;
+use crate::harness::http::{Client, GET};
+use crate::harness::processes::{children, wait_until_ended};
+use crate::harness::programs::{Runtime, peer, root};
+use crate::harness::run::{Running, run, start};
+use crate::harness::{same, wait_until};
+use crate::verify::copies::{Package, keep, mirror};
+
+pub fn checks() -> Vec<Trial> {
+    vec![
+        check("hosts::axum_service", axum_service),
+        check_with(Runtime::Node, "hosts::node_backend", node_backend),
+        check_with(Runtime::Node, "hosts::node_worker", node_worker),
+        check("hosts::commands", commands),
+        check("hosts::stream", stream),
+        check("hosts::jobs", jobs),
+        check("hosts::blocking", || prints("blocking", "100 sums\n")),
+        check("hosts::data", || prints("data", "495000 characters\n")),
+        check("hosts::crashes", || {
+            prints("crashes", "4: 2.0\n0: the child has crashed\n9: 3.0\n")
+        }),
+        check("hosts::one_thread", one_thread),
+        check("hosts::stream_route", stream_route),
+        check("hosts::web_socket", web_socket),
+    ]
+}
+
+/// The package of the host programs, with the files copied into it.
+static HOSTS: Package = Package::new(|| {
+    let folder = TempDir::new()?;
+    mirror(&root().join("xtask/hosts"), folder.path())?;
+    for file in files() {
+        copy(&file, folder.path())?;
+    }
+    keep(&folder, "hosts")
+});
+
+fn prints(name: &str, stdout: &str) -> Result<()> {
+    let output = run(HOSTS.command(name)?)?;
+    same("stdout", stdout, &output.stdout()[..])?;
+    output.ended_with_code(0)
+}
+
+/// Where it listens, once it says so.
+fn listening(program: &Running) -> Result<Client> {
+    let address = wait_until("it to listen", || {
+        let text = program.stdout() + &program.stderr();
+        let after = |before: &str| text.split_once(before).map(|(_, rest)| rest.to_owned());
+        let rest = after("http://").or_else(|| after("Listening(\""));
+        Ok(rest.and_then(|rest| rest.split(['/', '"']).next()?.parse().ok()))
+    })?;
+    Ok(Client::connect(address)?)
+}
+
+fn axum_service() -> Result<()> {
+    let mut command = HOSTS.command("axum_service")?;
+    command.args(["--greeting", "hi", "127.0.0.1:0"]);
+    let program = start(command)?;
+    let mut client = listening(&program)?;
+    // A worker gets the program's arguments.
+    same("answer", "hi", &client.get()?.body[..])?;
+    let first = client.get_at("/pid")?.body;
+    let (second, mut other) = wait_until("the other worker to answer", || {
+        let mut other = listening(&program)?;
+        let pid = other.get_at("/pid")?.body;
+        Ok((pid != first).then_some((pid, other)))
+    })?;
+
+    // A request is in flight when a worker has begun to answer it.
+    let mut requests = 0;
+    let mut begin_slow_request = |client: &mut Client| -> Result<()> {
+        client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")?;
+        requests += 1;
+        wait_until("the slow request to begin", || {
+            let begun = program.stderr().matches("slow request\n").count();
+            Ok((begun == requests).then_some(()))
+        })
+    };
+
+    // A crash takes the connections of its worker, and no others.
+    let mut slow = client;
+    begin_slow_request(&mut slow)?;
+    ensure!(other.get_at("/abort").is_err(), "the worker did not crash");
+    program.wait_for_stderr(&format!("Exit {{ pid: {second}, "))?;
+    same("status of the slow request", &200, &slow.answer()?.status)?;
+    same(
+        "answer of a new worker",
+        "hi",
+        &listening(&program)?.get()?.body[..],
+    )?;
+
+    // A rolling restart lets the slow request end.
+    begin_slow_request(&mut slow)?;
+    program.signal(Signal::SIGHUP)?;
+    same("status of the slow request", &200, &slow.answer()?.status)?;
+    program.wait_for_stderr(&format!("Replaced {{ pid: {first} }}"))?;
+    wait_until("both workers to be replaced", || {
+        Ok((program.stderr().matches("Replaced").count() == 2).then_some(()))
+    })?;
+    same(
+        "answer of a new worker",
+        "hi",
+        &listening(&program)?.get()?.body[..],
+    )?;
+
+    // So does a shutdown.
+    let mut slow = listening(&program)?;
+    begin_slow_request(&mut slow)?;
+    let mut asks_more = listening(&program)?;
+    same("answer", "hi", &asks_more.get()?.body[..])?;
+    program.signal(Signal::SIGTERM)?;
+    same("status of the slow request", &200, &slow.answer()?.status)?;
+    program.finish()?.ended_with_code(0)
+}
+
+/// The child answers some questions later than others.
+fn node_backend() -> Result<()> {
+    let mut command = HOSTS.command("node_backend")?;
+    command.arg(peer("backend.mjs"));
+    let program = start(command)?;
+    let ask = |mut client: Client, word: &str| -> Result<Value> {
+        let body = client.get_at(&format!("/?word={word}"))?.body;
+        Ok(serde_json::from_str(&body)?)
+    };
+    let slow = listening(&program)?;
+    let start = Instant::now();
+    let slow = thread::spawn(move || ask(slow, "slow").map(|answer| (answer, start.elapsed())));
+    let fast = ask(listening(&program)?, "fast")?;
+    let fast_after = start.elapsed();
+    let (slow, slow_after) = slow.join().expect("it does not panic")?;
+    same("answer", &json!({ "type": "length", "value": 4 }), &fast)?;
+    same(
+        "slow answer",
+        &json!({ "type": "ratio", "value": 0.25 }),
+        &slow,
+    )?;
+    ensure!(fast_after < slow_after, "the fast answer came last");
+    let request = "/?word=exit";
+    let status = listening(&program)?.get_at(request)?.status;
+    same("status when the child exits", &502, &status)?;
+    // The child ends with the channel.
+    program.signal(Signal::SIGTERM)?;
+    program.finish()?.ended_with("", -(Signal::SIGTERM as i32))
+}
+
+fn node_worker() -> Result<()> {
+    let mut node = Command::new("node");
+    node.arg(peer("server.mjs"))
+        .arg(HOSTS.command("node_worker")?.get_program())
+        .stdin(Stdio::null());
+    let output = run(node)?;
+    same("stdout", "[ 12586269025, 10, 55 ]\n", &output.stdout()[..])?;
+    output.ended_with("", 0)
+}
+
+fn commands() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut command = HOSTS.command("commands")?;
+    command.arg(folder.path());
+    let program = start(command)?;
+    program.wait_for_stdout("waiting\n")?;
+    program.signal(Signal::SIGINT)?;
+    program.finish()?.ended_with("", -(Signal::SIGINT as i32))?;
+    let marks = fs::read_dir(folder.path())?.map(|mark| Ok(mark?.file_name().into_string()));
+    let mut marks: Vec<_> = marks.collect::<Result<_>>()?;
+    marks.sort();
+    let all = ["abort", "drop", "interrupt", "timeout"];
+    let expected: Vec<_> = all.map(|name| Ok(format!("cleaned-{name}"))).into();
+    same("the marks of the commands", &expected, &marks)
+}
+
+/// One of its commands leaves behind what sleeps for three seconds.
+fn stream() -> Result<()> {
+    let command = HOSTS.command("stream")?;
+    let start = Instant::now();
+    let output = run(command)?;
+    same("stdout", "10000000 bytes\n", &output.stdout()[..])?;
+    output.ended_with("", 0)?;
+    let elapsed = start.elapsed();
+    ensure!(elapsed < Duration::from_secs(20), "it took {elapsed:?}");
+    Ok(())
+}
+
+fn jobs() -> Result<()> {
+    let expected = "198 results, the last Some((199, 45))\n\
+                    [\"13 is unlucky\", \"14 is worse\"] [0, 0, 1, 1]\n";
+    prints("jobs", expected)
+}
+
+fn one_thread() -> Result<()> {
+    let program = start(HOSTS.command("one_thread")?)?;
+    let ask = |_| Ok(listening(&program)?.get()?.body.parse()?);
+    let mut numbers: Vec<u32> = (0..20).map(ask).collect::<Result<_>>()?;
+    numbers.sort_unstable();
+    same("the numbers", &(1..=20).collect(), &numbers)
+}
+
+/// A client that has got all of a short output, and one that goes before the end of a long one.
+fn stream_route() -> Result<()> {
+    let mut command = HOSTS.command("stream_route")?;
+    command.args(["sh", "-c", "echo a; echo b >&2; echo c"]);
+    let program = start(command)?;
+    same("body", "a\nc\n", &listening(&program)?.get()?.body[..])?;
+    drop(program);
+
+    let mut command = HOSTS.command("stream_route")?;
+    command.arg("yes");
+    let program = start(command)?;
+    let mut client = listening(&program)?;
+    client.send(GET)?;
+    let yes = wait_until("the command to run", || {
+        Ok(children(program.pid()).first().copied())
+    })?;
+    drop(client);
+    wait_until_ended(yes)
+}
+
+/// A message of one character, from the client with a mask of zeros.
+fn web_socket() -> Result<()> {
+    let mut command = HOSTS.command("axum_service")?;
+    command.args(["--greeting", "hi", "127.0.0.1:0"]);
+    let program = start(command)?;
+    let mut client = listening(&program)?;
+    client.send(
+        "GET /socket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n",
+    )?;
+    same("status", &101, &client.answer_to("HEAD")?.status)?;
+    client.send(b"\x81\x81\0\0\0\0a")?;
+    same("echo", b"\x81\x01a", &client.receive()?)
+}

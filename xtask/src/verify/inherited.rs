@@ -1,0 +1,123 @@
+//! The checks of what the examples inherit from the process that starts them: an ignored SIGCHLD,
+//! blocked signals, and limits. Node undoes the first two; only the first runs under Node too.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use libtest_mimic::Trial;
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+
+use super::{check, check_with};
+use crate::examples::{EXEC_COUNT, Example, FORK_IPC, SPAWN_LS, WORKER_SUM};
+use crate::harness::programs::Runtime;
+use crate::harness::run::{below_a_shell, run, start};
+use crate::harness::same;
+
+/// What an example is started with.
+#[derive(Clone, Copy)]
+struct Start {
+    example: Example,
+    /// A command line that ends soon, and its output.
+    args: &'static [&'static str],
+    stdout: &'static str,
+    /// A command line that does not end, but leaves nothing running when the program does.
+    endless: &'static [&'static str],
+}
+
+const STARTS: [Start; 3] = [
+    Start {
+        example: SPAWN_LS,
+        args: &["echo", "hi"],
+        stdout: "stdout: hi\n\nchild process exited with code 0\n",
+        endless: &["yes"],
+    },
+    Start {
+        example: EXEC_COUNT,
+        args: &["echo hi"],
+        stdout: "Number of files: hi\n\n",
+        endless: &["sleep 1000"],
+    },
+    Start {
+        example: FORK_IPC,
+        args: &[
+            "sh",
+            "-c",
+            "echo '{}' >&$NODE_CHANNEL_FD; cat <&$NODE_CHANNEL_FD >/dev/null",
+        ],
+        stdout: "Message from child: {}\n",
+        endless: &["sh", "-c", "cat <&$NODE_CHANNEL_FD >/dev/null"],
+    },
+];
+
+pub fn checks() -> Vec<Trial> {
+    let mut checks = Vec::new();
+    for start in STARTS {
+        let example = start.example.name;
+        let name = |what: &str| format!("{example}::inherited::{what}");
+        checks.push(check(name("sigchld_ignored"), move || {
+            sigchld_ignored(start.example.rust_command(), &start)
+        }));
+        checks.push(check_with(
+            Runtime::Node,
+            name("sigchld_ignored::node"),
+            move || sigchld_ignored(start.example.node_command(), &start),
+        ));
+        checks.push(check(name("signals_blocked"), move || {
+            signals_blocked(start.example.rust_command(), start.endless)
+        }));
+        checks.push(check(name("no_descriptors"), move || {
+            no_descriptors(start.example.rust_command(), &start)
+        }));
+    }
+    // It starts no process, and opens no descriptor.
+    checks.push(check("worker-sum::inherited::signals_blocked", || {
+        signals_blocked(WORKER_SUM.rust_command(), &["18446744073709551615"])
+    }));
+    checks
+}
+
+/// Starts the program with SIGCHLD ignored. A shell cannot: dash does not ignore this signal.
+pub fn ignore_sigchld(command: &mut Command) {
+    // SAFETY: between fork and exec, the closure makes one system call, and no more.
+    unsafe {
+        command.pre_exec(|| {
+            signal(Signal::SIGCHLD, SigHandler::SigIgn)?;
+            Ok(())
+        });
+    }
+}
+
+/// Starts the program with all signals blocked.
+pub fn block_signals(command: &mut Command) {
+    // SAFETY: between fork and exec, the closure makes one system call, and no more.
+    unsafe { command.pre_exec(|| Ok(SigSet::all().thread_block()?)) };
+}
+
+fn sigchld_ignored(mut command: Command, start: &Start) -> Result<()> {
+    ignore_sigchld(command.args(start.args));
+    let output = run(command)?;
+    same("stdout", start.stdout, &output.stdout()[..])?;
+    output.ended_with("", 0)
+}
+
+fn signals_blocked(mut command: Command, endless: &[&str]) -> Result<()> {
+    block_signals(command.args(endless));
+    let program = start(command)?;
+    program.signal(Signal::SIGTERM)?;
+    program.finish()?.ended_with_code(-(Signal::SIGTERM as i32))
+}
+
+/// With as many descriptors as the system needs to start it.
+fn no_descriptors(mut command: Command, start: &Start) -> Result<()> {
+    command.args(start.args);
+    let output = run(below_a_shell("ulimit -n 4", &command))?;
+    let stderr = output.stderr();
+    let line = format!("{}: ", start.example.name);
+    ensure!(
+        stderr.starts_with(&line) && stderr.ends_with("Too many open files (os error 24)\n"),
+        "{stderr:?}"
+    );
+    same("lines", &1, &stderr.lines().count())?;
+    output.ended_with_code(1)
+}
