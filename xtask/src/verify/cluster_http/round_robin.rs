@@ -39,11 +39,12 @@ pub fn checks() -> Vec<Trial> {
 }
 
 fn connections_held_equally(command: Command) -> Result<()> {
-    equal_shares(command, open_in_turn)
+    equal_shares(command, open_in_turn, 105)
 }
 
 fn simultaneous_connections_held_equally(command: Command) -> Result<()> {
-    equal_shares(command, open_at_once)
+    // One that gets the CPU late misses a turn.
+    equal_shares(command, open_at_once, 125)
 }
 
 fn open_in_turn(server: &Server, count: usize) -> Result<Vec<Client>> {
@@ -68,9 +69,13 @@ fn open_at_once(server: &Server, count: usize) -> Result<Vec<Client>> {
     Ok(clients)
 }
 
-/// The connections that workers hold are equally many. On a busy machine a worker may not get the
-/// CPU in time to take its turn, so each count has several tries.
-fn equal_shares(command: Command, open: fn(&Server, usize) -> Result<Vec<Client>>) -> Result<()> {
+/// The busiest worker holds at most so many percent of the mean. On a busy machine a worker may not
+/// get the CPU in time to take its turn, so each count has several tries.
+fn equal_shares(
+    command: Command,
+    open: fn(&Server, usize) -> Result<Vec<Client>>,
+    percent: usize,
+) -> Result<()> {
     const WORKERS: usize = 4;
     let server = Server::start(command, WORKERS)?;
     let workers = server.workers();
@@ -94,11 +99,10 @@ fn equal_shares(command: Command, open: fn(&Server, usize) -> Result<Vec<Client>
             wait_until("the connections to close", || {
                 Ok((held()? == none).then_some(()))
             })?;
-            // The busiest has at most 1.05 times the mean.
             if counts
                 .iter()
                 .max()
-                .is_some_and(|most| most * WORKERS * 100 <= count * 105)
+                .is_some_and(|most| most * WORKERS * 100 <= count * percent)
             {
                 break;
             }
