@@ -232,7 +232,7 @@ async fn collect(
         Err(Cause::Io(error)) => Err(error),
         Err(exceeded) => {
             if guard.kill(options.kill_signal).await.is_err() {
-                // Somebody has killed the guard.
+                // The guard has been killed.
                 child.start_kill()?;
             }
             Ok((child.wait().await?, exceeded))
