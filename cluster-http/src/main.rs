@@ -18,7 +18,7 @@ use cluster::{Cluster, Event};
 
 async fn run(address: &str, workers: usize) -> Result<()> {
     match cluster::worker()? {
-        // cluster.isMaster
+        // if (cluster.isMaster)
         None => {
             let mut cluster = Cluster::listen(address)?;
             console::log(format_args!("Master {} is running", process::id()));
@@ -40,7 +40,8 @@ async fn run(address: &str, workers: usize) -> Result<()> {
             }
         }
         Some(mut worker) => {
-            // Workers can share any TCP connection. Here they are an HTTP server.
+            // Workers can share any TCP connection. Here they are an HTTP server. Each response
+            // has the status 200, unless the program sets another.
             let server = http::create_server(async |_| Response::new("hello world\n".to_owned()));
             worker.listen();
 

@@ -10,6 +10,7 @@ mod inspect;
 mod ipc;
 
 use std::env;
+use std::ffi::{OsStr, OsString};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Result, ensure};
@@ -19,7 +20,9 @@ use inspect::inspect;
 use ipc::fork;
 
 // parent.js
-fn parent(command: Command) -> Result<()> {
+fn parent(program: &OsStr, args: &[OsString]) -> Result<()> {
+    let mut command = Command::new(program);
+    command.args(args);
     let mut child = fork(command)?;
 
     child.send(&json!({ "hello": "world" }))?;
@@ -58,15 +61,9 @@ With `child` it is the child process, on the channel in NODE_CHANNEL_FD.
 Default: this program, as `fork-ipc child`";
 
 fn main() -> ExitCode {
-    console::run(USAGE, |mut args| {
-        if args == ["child"] {
-            return child();
-        }
-        if args.is_empty() {
-            args = vec![env::current_exe()?.into(), "child".into()];
-        }
-        let mut command = Command::new(&args[0]);
-        command.args(&args[1..]);
-        parent(command)
+    console::run(USAGE, |args| match &args[..] {
+        [] => parent(env::current_exe()?.as_os_str(), &["child".into()]),
+        [role] if role == "child" => child(),
+        [program, args @ ..] => parent(program, args),
     })
 }

@@ -23,6 +23,7 @@ struct WorkerData {
     next: AtomicU64,
 }
 
+// if (isMainThread)
 fn main_thread(num: String, workers: usize) -> Result<ExitCode> {
     console::log("This is the main thread")?;
     let next = AtomicU64::new(0);
@@ -49,6 +50,7 @@ fn main_thread(num: String, workers: usize) -> Result<ExitCode> {
     Ok(status)
 }
 
+// else
 fn worker_thread(
     WorkerData { num, next }: &WorkerData,
     parent_port: &ParentPort<u128>,
@@ -61,11 +63,9 @@ fn worker_thread(
 
     // Simulate a CPU-intensive task
     let mut counter = 0;
-    while let Some(part) = share::take(next, num, 1 << 22) {
-        for i in part {
-            // Without `black_box`, the compiler would replace the loop by a formula.
-            counter += u128::from(black_box(i));
-        }
+    for i in share::numbers(next, num) {
+        // Without `black_box`, the compiler would replace the loop by a formula.
+        counter += u128::from(black_box(i));
     }
     parent_port.post_message(counter);
     Ok(())

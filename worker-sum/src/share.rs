@@ -1,5 +1,5 @@
-//! Splits a range of numbers into parts that threads take one after the other, through one atomic
-//! number. Node's threads would use `Atomics` on a `SharedArrayBuffer`.
+//! A range of numbers that several threads go through together, by one atomic number. Node's threads
+//! would use `Atomics` on a `SharedArrayBuffer`.
 //!
 //! Copy this file. It needs no crate.
 //!
@@ -11,10 +11,7 @@
 //!
 //! fn main() -> io::Result<()> {
 //!     let next = AtomicU64::new(0);
-//!     let count = || {
-//!         let parts = std::iter::from_fn(|| share::take(&next, 10_000, 100));
-//!         parts.flatten().count()
-//!     };
+//!     let count = || share::numbers(&next, 1_000_000).count();
 //!     let total = std::thread::scope(|scope| {
 //!         let other = scope.spawn(count);
 //!         count() + other.join().unwrap()
@@ -26,48 +23,80 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Takes the next part of the range that ends before `num`: at most `most` numbers. `None` when no
-/// number is left. `next` holds the first number that is not taken.
+/// The numbers from `next` to `end - 1`, each for one thread only. `next` is the first number that no
+/// thread has taken yet.
 ///
-/// `most` is at least 1. Choose it so that each thread gets several parts, and the work on a part takes
-/// some microseconds: this call takes less than one.
-pub fn take(next: &AtomicU64, num: u64, most: u64) -> Option<Range<u64>> {
-    let end_of = |start: u64| start.saturating_add(most).min(num);
-    // No other memory depends on this number, so no order with it is needed.
-    let start = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |start| {
-        (start < num).then(|| end_of(start))
-    });
-    start.ok().map(|start| start..end_of(start))
+/// A thread takes a 64th of the remaining numbers at a time, or one. The first parts are large, so
+/// taking them costs little. The last ones are small, so all threads finish at about the same time.
+pub fn numbers(next: &AtomicU64, end: u64) -> Numbers<'_> {
+    let part = 0..0;
+    Numbers { next, end, part }
+}
+
+/// The iterator of [`numbers`].
+pub struct Numbers<'a> {
+    next: &'a AtomicU64,
+    end: u64,
+    part: Range<u64>,
+}
+
+impl Iterator for Numbers<'_> {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        if self.part.is_empty() {
+            let end_of = |start: u64| start + ((self.end - start) / 64).max(1);
+            // No other memory depends on this number, so no order with it is needed.
+            let taken = self
+                .next
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |start| {
+                    (start < self.end).then(|| end_of(start))
+                });
+            let start = taken.ok()?;
+            self.part = start..end_of(start);
+        }
+        self.part.next()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Barrier;
-    use std::sync::atomic::AtomicU64;
-    use std::{iter, thread};
+    use std::thread;
 
-    use super::take;
+    use super::*;
 
     #[test]
     fn each_number_once() {
-        let (next, all_at_once) = (AtomicU64::new(0), Barrier::new(4));
+        let (next, all_at_once) = (AtomicU64::new(3), Barrier::new(4));
         let take_all = || {
             all_at_once.wait();
-            iter::from_fn(|| take(&next, 30_007, 10)).collect::<Vec<_>>()
+            numbers(&next, 100_000).collect::<Vec<_>>()
         };
-        let mut parts = thread::scope(|scope| {
+        let mut taken = thread::scope(|scope| {
             let threads = [(); 4].map(|()| scope.spawn(take_all));
             threads.map(|thread| thread.join().unwrap()).concat()
         });
-        parts.sort_unstable_by_key(|part| part.start);
-        assert!(parts.iter().all(|part| part.clone().count() <= 10));
-        assert!(parts.into_iter().flatten().eq(0..30_007));
+        taken.sort_unstable();
+        assert!(taken.into_iter().eq(3..100_000));
     }
 
     #[test]
-    fn greatest_number() {
-        let next = AtomicU64::new(u64::MAX - 1);
-        assert_eq!(take(&next, u64::MAX, 1000), Some(u64::MAX - 1..u64::MAX));
-        assert_eq!(take(&next, u64::MAX, 1000), None);
+    fn a_part_at_a_time() {
+        let next = AtomicU64::new(0);
+        let (mut one, mut other) = (numbers(&next, 640), numbers(&next, 640));
+        assert_eq!(one.next(), Some(0));
+        assert_eq!(other.next(), Some(10));
+        // A 64th of the 621 numbers that are left, rounded down.
+        assert!(one.take(18).eq((1..10).chain(19..28)));
+        assert!(numbers(&next, 640).eq(28..640));
+        assert!(other.eq(11..19));
+    }
+
+    #[test]
+    fn last_numbers() {
+        let next = AtomicU64::new(u64::MAX - 2);
+        assert!(numbers(&next, u64::MAX).eq([u64::MAX - 2, u64::MAX - 1]));
+        assert_eq!(next.into_inner(), u64::MAX);
     }
 }

@@ -48,7 +48,7 @@ pub fn checks() -> Vec<Trial> {
             prints("worker_0", |stdout| stdout == "100 results\n")
         }),
         check("copies::share", || {
-            prints("share_0", |stdout| stdout == "10000\n")
+            prints("share_0", |stdout| stdout == "1000000\n")
         }),
         check("copies::cluster", cluster),
         check_if(

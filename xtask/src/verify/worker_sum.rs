@@ -47,9 +47,6 @@ pub fn checks() -> Vec<Trial> {
         sum("document", &[], "45"),
         sum("nothing_to_add", &["0"], "0"),
         sum("one_number", &["1"], "0"),
-        // A worker takes 2^22 numbers at a time.
-        sum("share_less_one", &["4194303"], "8796086730753"),
-        sum("share_and_one", &["4194305"], "8796095119360"),
         sum("many_numbers", &["10000000"], "49999995000000"),
         // The sum has 57 bits. A number in JavaScript has 53.
         sum(
