@@ -3,7 +3,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
@@ -36,8 +36,10 @@ pub fn error(line: impl Display) -> io::Result<()> {
 
 /// Writes the line with one `write` if possible, so that the lines of several processes do not mix.
 fn write_line(out: impl AsFd, name: &str, line: &impl Display) -> io::Result<()> {
-    let line = format!("{line}\n");
-    let mut rest = line.as_bytes();
+    // As long as the longest chunk with its label, so that it is not copied while it grows.
+    let mut bytes = Vec::with_capacity(65 * 1024);
+    writeln!(bytes, "{line}")?;
+    let mut rest = &bytes[..];
     while !rest.is_empty() {
         match write(&out, rest) {
             Ok(written) => rest = &rest[written..],

@@ -1,5 +1,9 @@
 //! The table of the examples. Building, checking, copying and the READMEs follow it.
 
+use libtest_mimic::Trial;
+
+use crate::verify::{cluster_http, exec_count, fork_ipc, spawn_ls, worker_sum};
+
 /// An example: a crate in the folder of its name.
 #[derive(Clone, Copy)]
 pub struct Example {
@@ -8,6 +12,8 @@ pub struct Example {
     pub script: &'static str,
     /// What people copy out of it.
     pub files: &'static [File],
+    /// Its own checks.
+    pub checks: fn() -> Vec<Trial>,
 }
 
 /// A file to copy, or a folder with a `mod.rs`.
@@ -29,6 +35,7 @@ pub const SPAWN_LS: Example = Example {
         path: "spawn-ls/src/spawn.rs",
         what: "child_process.spawn(): a command's output as it comes",
     }],
+    checks: spawn_ls::checks,
 };
 
 pub const EXEC_COUNT: Example = Example {
@@ -39,6 +46,7 @@ pub const EXEC_COUNT: Example = Example {
         path: "exec-count/src/exec.rs",
         what: "child_process.exec() and execFile(): a command's whole output, with limits",
     }],
+    checks: exec_count::checks,
 };
 
 pub const FORK_IPC: Example = Example {
@@ -56,6 +64,7 @@ pub const FORK_IPC: Example = Example {
             what: "util.inspect(): a message as console.log prints it",
         },
     ],
+    checks: fork_ipc::checks,
 };
 
 pub const CLUSTER_HTTP: Example = Example {
@@ -73,6 +82,7 @@ pub const CLUSTER_HTTP: Example = Example {
             what: "http.createServer(): a server that shuts down gracefully",
         },
     ],
+    checks: cluster_http::checks,
 };
 
 pub const WORKER_SUM: Example = Example {
@@ -90,14 +100,12 @@ pub const WORKER_SUM: Example = Example {
             what: "Atomics on a SharedArrayBuffer: a range of work shared by threads",
         },
     ],
+    checks: worker_sum::checks,
 };
 
-pub const EXAMPLES: [Example; 5] = [SPAWN_LS, EXEC_COUNT, FORK_IPC, CLUSTER_HTTP, WORKER_SUM];
+pub const EXAMPLES: &[Example] = &[SPAWN_LS, EXEC_COUNT, FORK_IPC, CLUSTER_HTTP, WORKER_SUM];
 
 /// All files to copy.
 pub fn files() -> impl Iterator<Item = File> {
-    EXAMPLES
-        .into_iter()
-        .flat_map(|example| example.files)
-        .copied()
+    EXAMPLES.iter().flat_map(|example| example.files).copied()
 }

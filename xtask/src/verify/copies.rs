@@ -25,31 +25,23 @@ use crate::harness::{LIMIT, same, wait_until};
 /// The address in the header of `http.rs`.
 const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3000);
 
-pub fn checks() -> Vec<Trial> {
-    let mut checks = vec![
+/// These make the packages, which takes long.
+pub fn lints() -> Vec<Trial> {
+    vec![
         check("copies::edition_2021", || PASTED_2021.lint()),
         check("copies::edition_2024", || PASTED_2024.lint()),
+    ]
+}
+
+pub fn checks() -> Vec<Trial> {
+    let mut checks = vec![
         check("copies::file_that_differs", file_that_differs),
         check("copies::no_package", no_package),
-        check("copies::spawn", || {
-            prints("spawn_0", |stdout| {
-                stdout.ends_with(" bytes, exit status: 0\n")
-            })
-        }),
-        check("copies::exec", || {
-            prints("exec_0", |stdout| stdout.ends_with("\t/usr/bin\n"))
-        }),
-        check("copies::inspect", || {
-            prints("inspect_0", |stdout| {
-                stdout == "{ \"it's\": [ 1, null ] }\n"
-            })
-        }),
-        check("copies::worker", || {
-            prints("worker_0", |stdout| stdout == "100 results\n")
-        }),
-        check("copies::share", || {
-            prints("share_0", |stdout| stdout == "1000000\n")
-        }),
+        prints("spawn", "… bytes, exit status: 0\n"),
+        prints("exec", "…\t/usr/bin\n"),
+        prints("inspect", "{ \"it's\": [ 1, null ] }\n"),
+        prints("worker", "100 results\n"),
+        prints("share", "1000000\n"),
         check("copies::cluster", cluster),
         check_if(
             TcpStream::connect(HTTP).is_err(),
@@ -64,12 +56,19 @@ pub fn checks() -> Vec<Trial> {
             ipc_is_forked_by_node,
         ),
     ];
-    checks.extend(EXAMPLES.map(|example| {
-        check(format!("copies::alone::{}", example.name), move || {
-            alone(&example)
+    checks.extend(EXAMPLES.iter().map(|example| {
+        check(format!("copies::alone::{}", example.name), || {
+            alone(example)
         })
     }));
     checks
+}
+
+/// A check of the program in a file's header.
+fn prints(file: &'static str, stdout: &'static str) -> Trial {
+    check(format!("copies::{file}"), move || {
+        PASTED_2021.prints(&format!("{file}_0"), stdout)
+    })
 }
 
 /// A package that people paste the files into. It is made once, in a folder that stays for the next
@@ -110,14 +109,42 @@ impl Package {
         Ok(command)
     }
 
-    pub fn lint(&self) -> Result<()> {
-        let mut clippy = cargo_in(self.folder()?);
-        clippy.args("clippy --quiet --all-targets -- --deny warnings".split(' '));
-        let output = clippy.output()?;
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{stderr}");
-        Ok(())
+    /// Checks that a program ends with code 0 and prints this; `…` stands for any text.
+    pub fn prints(&self, name: &str, expected: &str) -> Result<()> {
+        let output = run(self.command(name)?)?;
+        let stdout = output.stdout();
+        match expected.split_once('…') {
+            Some((start, end)) => ensure!(
+                stdout.starts_with(start) && stdout.ends_with(end),
+                "{stdout:?}"
+            ),
+            None => same("stdout", expected, &stdout[..])?,
+        }
+        output.ended_with_code(0)
     }
+
+    pub fn lint(&self) -> Result<()> {
+        self.succeeds("clippy --quiet --all-targets -- --deny warnings")
+    }
+
+    pub fn format(&self) -> Result<()> {
+        self.succeeds("fmt --check")
+    }
+
+    fn succeeds(&self, cargo: &str) -> Result<()> {
+        succeeds(cargo_in(self.folder()?).args(cargo.split(' ')))
+    }
+}
+
+fn succeeds(cargo: &mut Command) -> Result<()> {
+    let output = cargo.output()?;
+    let said = [output.stdout, output.stderr].concat();
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&said)
+    );
+    Ok(())
 }
 
 /// A new package of an edition, with all files to copy as modules of its library, and with the
@@ -193,13 +220,6 @@ pub fn mirror(from: &Path, into: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn prints(name: &str, expected: fn(&str) -> bool) -> Result<()> {
-    let output = run(PASTED_2021.command(name)?)?;
-    let stdout = output.stdout();
-    ensure!(expected(&stdout), "{stdout:?}");
-    output.ended_with("", 0)
 }
 
 fn file_that_differs() -> Result<()> {
@@ -303,8 +323,5 @@ fn alone(example: &Example) -> Result<()> {
         fs::read_to_string(&manifest)? + "\n[workspace]\n",
     )?;
     let package = keep(&fresh, example.name)?;
-    let output = cargo_in(&package).args(["check", "--quiet"]).output()?;
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{stderr}");
-    Ok(())
+    succeeds(cargo_in(&package).args(["check", "--quiet"]))
 }

@@ -12,15 +12,27 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{check, check_with};
+use super::{check, check_if, check_with};
 use crate::copy::copy;
 use crate::examples::files;
 use crate::harness::http::{Client, GET};
 use crate::harness::processes::{children, wait_until_ended};
-use crate::harness::programs::{Runtime, peer, root};
+use crate::harness::programs::{Runtime, cargo, peer, root};
 use crate::harness::run::{Running, run, start};
 use crate::harness::{same, wait_until};
 use crate::verify::copies::{Package, keep, mirror};
+
+/// This makes the package, which takes long.
+pub fn format() -> Vec<Trial> {
+    let has_rustfmt = cargo().args(["fmt", "--version"]).output();
+    let has_rustfmt = has_rustfmt.is_ok_and(|output| output.status.success());
+    vec![check_if(
+        has_rustfmt,
+        "rustfmt is not installed",
+        "hosts::format",
+        || HOSTS.format(),
+    )]
+}
 
 pub fn checks() -> Vec<Trial> {
     vec![
@@ -29,16 +41,24 @@ pub fn checks() -> Vec<Trial> {
         check_with(Runtime::Node, "hosts::node_worker", node_worker),
         check("hosts::commands", commands),
         check("hosts::stream", stream),
-        check("hosts::jobs", jobs),
-        check("hosts::blocking", || prints("blocking", "100 sums\n")),
-        check("hosts::data", || prints("data", "495000 characters\n")),
-        check("hosts::crashes", || {
-            prints("crashes", "4: 2.0\n0: the child has crashed\n9: 3.0\n")
-        }),
         check("hosts::one_thread", one_thread),
         check("hosts::stream_route", stream_route),
         check("hosts::web_socket", web_socket),
+        prints(
+            "jobs",
+            "198 results, the last Some((199, 45))\n\
+             [\"13 is unlucky\", \"14 is worse\"] [0, 0, 1, 1]\n",
+        ),
+        prints("blocking", "100 sums\n"),
+        prints("data", "495000 characters\n"),
+        prints("crashes", "4: 2.0\n0: the child has crashed\n9: 3.0\n"),
     ]
+}
+
+fn prints(program: &'static str, stdout: &'static str) -> Trial {
+    check(format!("hosts::{program}"), move || {
+        HOSTS.prints(program, stdout)
+    })
 }
 
 /// The package of the host programs, with the files copied into it.
@@ -50,12 +70,6 @@ static HOSTS: Package = Package::new(|| {
     }
     keep(&folder, "hosts")
 });
-
-fn prints(name: &str, stdout: &str) -> Result<()> {
-    let output = run(HOSTS.command(name)?)?;
-    same("stdout", stdout, &output.stdout()[..])?;
-    output.ended_with_code(0)
-}
 
 /// Where it listens, once it says so.
 fn listening(program: &Running) -> Result<Client> {
@@ -195,12 +209,6 @@ fn stream() -> Result<()> {
     let elapsed = start.elapsed();
     ensure!(elapsed < Duration::from_secs(20), "it took {elapsed:?}");
     Ok(())
-}
-
-fn jobs() -> Result<()> {
-    let expected = "198 results, the last Some((199, 45))\n\
-                    [\"13 is unlucky\", \"14 is worse\"] [0, 0, 1, 1]\n";
-    prints("jobs", expected)
 }
 
 fn one_thread() -> Result<()> {

@@ -2,10 +2,10 @@
 //! and what they leave running.
 
 mod case;
-mod cluster_http;
+pub mod cluster_http;
 mod copies;
-mod exec_count;
-mod fork_ipc;
+pub mod exec_count;
+pub mod fork_ipc;
 mod generated;
 mod hosts;
 mod inherited;
@@ -13,9 +13,9 @@ mod inherited;
 mod inspect;
 mod readmes;
 mod settings;
-mod spawn_ls;
+pub mod spawn_ls;
 mod units;
-mod worker_sum;
+pub mod worker_sum;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -24,11 +24,12 @@ use anyhow::{Result, bail};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
+use crate::examples::EXAMPLES;
 use crate::harness::programs::{self, Runtime};
 use crate::harness::run::Sweep;
 
 /// Most checks wait for something most of the time.
-const THREADS: usize = 8;
+const THREADS: usize = 12;
 
 /// Builds the programs and runs the checks that `args`, which are libtest's, select.
 pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
@@ -51,20 +52,25 @@ pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
 }
 
 fn checks() -> Result<Vec<Trial>> {
-    let checks = [
-        units::checks()?,
-        inherited::checks(),
-        spawn_ls::checks(),
-        exec_count::checks(),
-        fork_ipc::checks(),
-        generated::checks(),
-        cluster_http::checks(),
-        worker_sum::checks(),
-        copies::checks(),
-        hosts::checks(),
-        readmes::checks(),
-    ];
-    Ok(checks.into_iter().flatten().collect())
+    let mut checks = units::checks()?;
+    // Those that build go first: the other checks run in the meantime.
+    checks.extend(
+        [copies::lints(), hosts::format(), inherited::checks()]
+            .into_iter()
+            .flatten(),
+    );
+    checks.extend(EXAMPLES.iter().flat_map(|example| (example.checks)()));
+    checks.extend(
+        [
+            generated::checks(),
+            readmes::checks(),
+            copies::checks(),
+            hosts::checks(),
+        ]
+        .into_iter()
+        .flatten(),
+    );
+    Ok(checks)
 }
 
 /// What a filter means: with `--exact` the check of this name; otherwise the one group whose name it

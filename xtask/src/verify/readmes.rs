@@ -20,7 +20,7 @@ use crate::harness::{same, wait_until};
 
 pub fn checks() -> Vec<Trial> {
     let mut checks = vec![check("readmes::figures", figures)];
-    let names = EXAMPLES.map(|example| example.name);
+    let names = EXAMPLES.iter().map(|example| example.name);
     for folder in [""].into_iter().chain(names) {
         let name = if folder.is_empty() { "root" } else { folder };
         let readme = Path::new(folder).join("README.md");
@@ -134,7 +134,7 @@ fn code(readme: &Path) -> Result<()> {
     let text = read(readme)?;
     for (language, extensions) in [("rust", &["rs"][..]), ("js", &["cjs", "mjs"])] {
         let mut sources = Vec::new();
-        let folders = EXAMPLES.map(|example| example.name).into_iter();
+        let folders = EXAMPLES.iter().map(|example| example.name);
         for folder in folders.chain(["xtask/hosts", "xtask/peers"]) {
             collect(&root().join(folder), extensions, &mut sources)?;
         }
@@ -223,7 +223,10 @@ fn targets(text: &str) -> Vec<String> {
 fn figures() -> Result<()> {
     let rows = rows(&read("xtask/COSTS.md")?);
     let mut figures = 0;
-    for readme in [""].into_iter().chain(EXAMPLES.map(|example| example.name)) {
+    for readme in [""]
+        .into_iter()
+        .chain(EXAMPLES.iter().map(|example| example.name))
+    {
         let text = read(Path::new(readme).join("README.md"))?.replace('\n', " ");
         for link in text.split('[').skip(1) {
             let Some((figure, target)) = link.split_once("](") else {
