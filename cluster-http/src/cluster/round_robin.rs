@@ -11,7 +11,7 @@ use nix::sys::socket::{Backlog, ControlMessage, MsgFlags, listen, sendmsg};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::{Mutex, mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::worker::REFUSED;
 
@@ -112,9 +112,7 @@ impl RoundRobin {
         let next_connection = || async { self.queue.lock().await.recv().await };
         let mut next = pin!(next_connection());
         loop {
-            let deadline = worker.deadline();
-            let takes = worker.in_flight.len() < IN_FLIGHT
-                && deadline.is_none_or(|deadline| Instant::now() < deadline);
+            let takes = worker.takes_connections();
             if !takes {
                 // It loses its place among those that wait.
                 next.set(next_connection());
@@ -131,13 +129,15 @@ impl RoundRobin {
                 },
                 connection = &mut next, if takes => {
                     let Some(connection) = connection else { return };
-                    if let Err(connection) = worker.send(connection) {
+                    next.set(next_connection());
+                    // It may have waited long for this connection.
+                    if !worker.takes_connections() {
+                        self.give_back(connection);
+                    } else if let Err(connection) = worker.send(connection) {
                         self.give_back(connection);
                         sleep(PAUSE).await;
                     }
-                    next.set(next_connection());
                 }
-                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if takes && deadline.is_some() => {}
             }
         }
     }
@@ -184,10 +184,10 @@ impl ControlSocket {
         Self { socket, in_flight }
     }
 
-    /// Until when the worker has to take the oldest connection.
-    fn deadline(&self) -> Option<Instant> {
-        let (sent, _) = self.in_flight.front()?;
-        Some(*sent + TAKES_WITHIN)
+    /// Whether the worker may be sent a connection: it does not have too many, and does not hang.
+    fn takes_connections(&self) -> bool {
+        let hangs = |(sent, _): &(Instant, _)| sent.elapsed() > TAKES_WITHIN;
+        self.in_flight.len() < IN_FLIGHT && !self.in_flight.front().is_some_and(hangs)
     }
 
     /// Sends a connection, or returns it if that is not possible now.

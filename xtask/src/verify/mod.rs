@@ -22,11 +22,12 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::{SigHandler, Signal, raise, signal};
 
 use crate::examples::EXAMPLES;
 use crate::harness::programs::{self, Runtime};
 use crate::harness::run::Sweep;
+use crate::verify::settings::settings;
 
 /// Most checks wait for something most of the time.
 const THREADS: usize = 12;
@@ -132,5 +133,10 @@ fn check_if(
 }
 
 fn failed(error: anyhow::Error) -> Failed {
+    if settings().fail_fast {
+        eprintln!("{error:#}");
+        // `Sweep` ends this process.
+        let _ = raise(Signal::SIGTERM);
+    }
     format!("{error:#}").into()
 }

@@ -12,9 +12,13 @@ pub const SEED: &str = "VERIFY_SEED";
 /// The variable that sets how long each storm over the cluster lasts, in seconds.
 const STORM: &str = "VERIFY_STORM_SECONDS";
 
+/// The variable that ends a run at the first failure, if it is 1.
+const FAIL_FAST: &str = "VERIFY_FAIL_FAST";
+
 pub struct Settings {
     pub seed: u64,
     pub storm: Duration,
+    pub fail_fast: bool,
 }
 
 static SETTINGS: OnceLock<Settings> = OnceLock::new();
@@ -27,7 +31,12 @@ static SETTINGS: OnceLock<Settings> = OnceLock::new();
 pub fn read() -> Result<()> {
     let seed = number(SEED)?.unwrap_or_else(|| fastrand::u64(0..1_000_000));
     let storm = Duration::from_secs(number(STORM)?.unwrap_or(1));
-    SETTINGS.get_or_init(|| Settings { seed, storm });
+    let fail_fast = number(FAIL_FAST)? == Some(1);
+    SETTINGS.get_or_init(|| Settings {
+        seed,
+        storm,
+        fail_fast,
+    });
     Ok(())
 }
 
