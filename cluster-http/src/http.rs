@@ -285,3 +285,27 @@ impl Drop for Body {
         }
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use nix::sys::socket::getsockopt;
+    use tokio::net::TcpListener;
+
+    /// The system closes the connection. To wait for it would take [`READ_WITHIN`].
+    #[tokio::test]
+    async fn client_that_never_reads() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap());
+        let _client = _client.await.unwrap();
+        let (connection, _) = listener.accept().await.unwrap();
+        let connection = connection.into_std().unwrap();
+        let copy = connection.try_clone().unwrap();
+        let server = create_server(async |_| Response::new(String::new()));
+        server.serve(TcpStream::from_std(connection).unwrap());
+        // The server is dropped, and serves no longer than until its first poll.
+        tokio::task::yield_now().await;
+        let milliseconds = u128::from(getsockopt(&copy, TcpUserTimeout).unwrap());
+        assert_eq!(milliseconds, READ_WITHIN.as_millis());
+    }
+}

@@ -1,15 +1,17 @@
 //! The checks of what the examples inherit from the process that starts them: an ignored SIGCHLD,
-//! blocked signals, and limits. Node undoes the first two; only the first runs under Node too.
+//! blocked signals, limits, and the process id 1. Node undoes the first two.
 
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 
-use super::{check, check_with};
+use super::{check, check_if, check_with};
 use crate::examples::{EXEC_COUNT, Example, FORK_IPC, SPAWN_LS, WORKER_SUM};
+use crate::harness::gate::Gates;
+use crate::harness::processes::{children, signal_to};
 use crate::harness::programs::Runtime;
 use crate::harness::run::{below_a_shell, run, start};
 use crate::harness::same;
@@ -70,6 +72,21 @@ pub fn checks() -> Vec<Trial> {
             no_descriptors(start.example.rust_command(), &start)
         }));
     }
+    let can_unshare = unshare(&mut Command::new("true")).status();
+    let can_unshare = can_unshare.is_ok_and(|status| status.success());
+    for (example, shell) in [(SPAWN_LS, &["sh", "-c"][..]), (EXEC_COUNT, &[])] {
+        for (program, node) in [
+            (example.rust_command(), ""),
+            (example.node_command(), "::node"),
+        ] {
+            checks.push(check_if(
+                can_unshare && (node.is_empty() || Runtime::Node.is_there()),
+                "it needs unshare and the program",
+                format!("{}::inherited::process_1{node}", example.name),
+                move || process_1(program, shell),
+            ));
+        }
+    }
     // It starts no process, and opens no descriptor.
     checks.push(check("worker-sum::inherited::signals_blocked", || {
         signals_blocked(WORKER_SUM.rust_command(), &["18446744073709551615"])
@@ -108,10 +125,10 @@ fn signals_blocked(mut command: Command, endless: &[&str]) -> Result<()> {
     program.finish()?.ended_with_code(-(Signal::SIGTERM as i32))
 }
 
-/// With as many descriptors as the system needs to start it.
+/// With as many descriptors as the system needs to start it. Descriptor 3 may have been inherited.
 fn no_descriptors(mut command: Command, start: &Start) -> Result<()> {
     command.args(start.args);
-    let output = run(below_a_shell("ulimit -n 4", &command))?;
+    let output = run(below_a_shell("exec 3>&-; ulimit -n 4", &command))?;
     let stderr = output.stderr();
     let line = format!("{}: ", start.example.name);
     ensure!(
@@ -120,4 +137,31 @@ fn no_descriptors(mut command: Command, start: &Start) -> Result<()> {
     );
     same("lines", &1, &stderr.lines().count())?;
     output.ended_with_code(1)
+}
+
+/// The command below a program that makes it process 1, as the first process of a container is.
+fn unshare(command: &mut Command) -> Command {
+    let mut unshare = Command::new("unshare");
+    unshare
+        .args(["--user", "--map-root-user", "--pid", "--fork"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stdin(Stdio::null());
+    unshare
+}
+
+/// Process 1 ignores SIGTERM unless it has a handler. The command goes on.
+fn process_1(mut command: Command, shell: &[&str]) -> Result<()> {
+    let gates = Gates::new()?;
+    let script = format!("{}; {}; echo end", gates.report(1), gates.wait(2));
+    command.args(shell).arg(script);
+    let unshare = start(unshare(&mut command))?;
+    gates.reported(1)?;
+    for process in children(unshare.pid()) {
+        signal_to(process, Signal::SIGTERM)?;
+    }
+    gates.open(2)?;
+    let output = unshare.finish()?;
+    ensure!(output.stdout().contains("end\n"), "{:?}", output.stdout());
+    output.ended_with("", 0)
 }

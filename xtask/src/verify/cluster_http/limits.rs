@@ -53,7 +53,7 @@ fn limit_of_descriptors_raised(command: Command) -> Result<()> {
 }
 
 fn too_few_descriptors_to_start(command: Command) -> Result<()> {
-    let output = run(below_a_shell("ulimit -n 4", &command))?;
+    let output = run(below_a_shell("exec 3>&-; ulimit -n 4", &command))?;
     let says = "cluster-http: cannot start the async runtime: Too many open files (os error 24)\n";
     output.ended_with(says, 1)
 }
