@@ -1,9 +1,7 @@
 //! Graceful shutdown.
 
-use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,7 +36,6 @@ pub fn checks() -> Vec<Trial> {
             long_request,
             pipelining_client,
             waiting_connections,
-            connections_that_never_cease,
             stopped_worker,
             without_workers,
             second_signal,
@@ -133,24 +130,6 @@ fn sigterm_right_after_the_first_line(_: Command) -> Result<()> {
         program.finish()?.ended_with_code(0)?;
     }
     Ok(())
-}
-
-/// There is always one more to accept.
-fn connections_that_never_cease(command: Command) -> Result<()> {
-    let server = Server::start(command, 2)?;
-    let (address, has_ended) = (server.address, AtomicBool::new(false));
-    thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                while !has_ended.load(Ordering::Relaxed) {
-                    let _ = TcpStream::connect(address);
-                }
-            });
-        }
-        let shut_down = server.shut_down();
-        has_ended.store(true, Ordering::Relaxed);
-        shut_down
-    })
 }
 
 /// Its next request may be on its way, but for two seconds at most.
