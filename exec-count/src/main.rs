@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo run -p exec-count                               # find . -type f | wc -l
-//! cargo run -p exec-count -- 'grep -r fn . | wc -l'     # any other command
+//! cargo run -p exec-count -- 'ls | wc -l'               # any other command
 //! ```
 
 mod console;
@@ -31,6 +31,7 @@ Default: find . -type f | wc -l";
 
 fn main() -> ExitCode {
     console::run(USAGE, ["find . -type f | wc -l"], async |[command]| {
+        // Node throws an error for this, instead of passing one.
         ensure!(!command.is_empty(), "COMMAND is empty");
         run(&command).await
     })

@@ -35,7 +35,7 @@
 //! mod ipc;
 //!
 //! fn main() -> std::io::Result<()> {
-//!     // SAFETY: no other thread has been started.
+//!     // SAFETY: it changes the environment, and no other thread has been started.
 //!     let mut process = unsafe { ipc::process()? };
 //!     while let Some(message) = process.next_message()? {
 //!         process.send(&serde_json::json!({ "heard": message }))?;

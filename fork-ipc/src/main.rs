@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo run -p fork-ipc                       # parent and child are both this program
-//! cargo run -p fork-ipc -- node child.js      # the child is another program
+//! cargo run -p fork-ipc -- node fork-ipc/node/child.cjs
 //! ```
 
 mod console;
@@ -30,10 +30,11 @@ fn parent(program: &OsStr, args: &[OsString]) -> Result<()> {
     let mut answered = false;
     while let Some(message) = child.next_message()? {
         console::log(format_args!("Message from child: {}", inspect(&message)))?;
-        // Without this, both processes would wait for ever, as the document's do.
+        // Without this, both processes would wait for ever.
         child.disconnect();
         answered = true;
     }
+    // Node's parent is silent when its child fails. Here that is an error.
     let status = child.wait()?;
     ensure!(answered, "the child ended before it answered ({status})");
     ensure!(status.success(), "the child failed ({status})");
@@ -42,8 +43,8 @@ fn parent(program: &OsStr, args: &[OsString]) -> Result<()> {
 
 // child.js
 fn child() -> Result<()> {
-    // SAFETY: no other thread has been started.
-    let mut process = unsafe { ipc::process()? };
+    // SAFETY: it changes the environment, and no other thread has been started.
+    let mut process = unsafe { ipc::process() }?;
 
     while let Some(message) = process.next_message()? {
         console::log(format_args!("Message from parent: {}", inspect(&message)))?;
@@ -62,6 +63,7 @@ Default: this program, as `fork-ipc child`";
 
 fn main() -> ExitCode {
     console::run(USAGE, |args| match &args[..] {
+        // fork('./child.js')
         [] => parent(env::current_exe()?.as_os_str(), &["child".into()]),
         [role] if role == "child" => child(),
         [program, args @ ..] => parent(program, args),

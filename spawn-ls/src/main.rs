@@ -24,7 +24,7 @@ async fn run(command: &mut Command) -> Result<()> {
             Event::Stdout(data) => console::log(format_args!("stdout: {data}"))?,
             Event::Stderr(data) => console::error(format_args!("stderr: {data}"))?,
             Event::Close(status) => {
-                // There is no code after a signal.
+                // After a signal there is no code: Node prints null.
                 let code = status.code().map_or("null".into(), |code| code.to_string());
                 console::log(format_args!("child process exited with code {code}"))?;
             }

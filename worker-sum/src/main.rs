@@ -18,8 +18,9 @@ use anyhow::{Result, bail};
 use worker::{Event, ParentPort};
 
 struct WorkerData {
+    /// Parsed in the worker: if it is no number, the worker fails, and the events show that.
     num: String,
-    /// The first number that no worker has taken yet.
+    /// The first number that no worker has taken yet. Each worker takes some at a time.
     next: AtomicU64,
 }
 
@@ -29,7 +30,8 @@ fn main_thread(num: String, workers: usize) -> Result<ExitCode> {
     let next = AtomicU64::new(0);
     let events = worker::start(workers, WorkerData { num, next }, worker_thread)?;
 
-    let (mut total, mut status) = (0, ExitCode::SUCCESS);
+    let mut total = 0;
+    let mut status = ExitCode::SUCCESS;
     for event in events {
         match event {
             Event::Message(result) => {
@@ -44,6 +46,7 @@ fn main_thread(num: String, workers: usize) -> Result<ExitCode> {
             }
         }
     }
+    // Not in the Node program of the document.
     if workers > 1 && status == ExitCode::SUCCESS {
         console::log(format_args!("Result from {workers} workers: {total}"))?;
     }
@@ -51,20 +54,19 @@ fn main_thread(num: String, workers: usize) -> Result<ExitCode> {
 }
 
 // else
-fn worker_thread(
-    WorkerData { num, next }: &WorkerData,
-    parent_port: &ParentPort<u128>,
-) -> Result<()> {
-    // If stdout is closed, the main thread's next line ends the program.
+fn worker_thread(worker_data: &WorkerData, parent_port: &ParentPort<u128>) -> Result<()> {
+    // Without `?`: that stdout fails is no error of the worker.
     let _ = console::log("This is a worker thread");
-    let Ok(num) = num.parse::<u64>() else {
+    let num = &worker_data.num;
+    let Ok(end) = num.parse::<u64>() else {
         bail!("NUM is '{num}', which is not a whole number below 2^64");
     };
 
     // Simulate a CPU-intensive task
     let mut counter = 0;
-    for i in share::numbers(next, num) {
-        // Without `black_box`, the compiler would replace the loop by a formula.
+    // for i in 0..num, shared with the other workers
+    for i in share::numbers(&worker_data.next, end) {
+        // Without `black_box`, the compiler would replace the loop with a formula.
         counter += u128::from(black_box(i));
     }
     parent_port.post_message(counter);

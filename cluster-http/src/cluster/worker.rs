@@ -57,7 +57,8 @@ pub fn worker() -> io::Result<Option<Worker>> {
 }
 
 impl Worker {
-    /// Tells the primary that this worker is ready for connections: Node's `server.listen()`.
+    /// Tells the primary that this worker is ready for connections. The first call of one is Node's
+    /// `'listening'`.
     pub fn listen(&mut self) {
         self.answer(READY);
     }

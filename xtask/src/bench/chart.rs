@@ -1,4 +1,4 @@
-//! The figures as a chart: how many times the cost of the baseline each program has.
+//! The chart: for each program, its cost divided by the cost of the baseline.
 
 use std::fs;
 
@@ -10,17 +10,17 @@ use crate::harness::programs::root;
 const FILE: &str = "xtask/bench.svg";
 
 const WIDTH: f64 = 900.0;
-/// Where the scale begins and ends. The names are to its left.
+/// The x of the start and the end of the scale. The names are to its left.
 const LEFT: f64 = 345.0;
 const RIGHT: f64 = 840.0;
-/// Where the rows begin, below the title and the legend.
+/// The y of the first row, below the title and the legend.
 const TOP: f64 = 128.0;
 const HEADING: f64 = 32.0;
-/// The height of a row, which has a lane for each of the two.
+/// The height of a row. It has two lanes: Rust above, Node below.
 const ROW: f64 = 34.0;
 const LANE: f64 = 7.5;
 
-/// It brings its background along, so that it can be read on any page.
+/// It has its own background, so that it can be read on light and dark pages.
 const STYLE: &str = "
 text { font: 14px system-ui, 'Segoe UI', Helvetica, Arial, sans-serif; fill: #1f2328 }
 .title { font-size: 18px; font-weight: 600 }
@@ -132,7 +132,7 @@ fn text(x: f64, y: f64, class: &str, text: &str) -> String {
     format!("<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{text}</text>\n")
 }
 
-/// A figure, on the side of its mark that is away from the baseline.
+/// A figure beside its mark, on the side away from the baseline.
 fn value(x: f64, y: f64, times: f64) -> String {
     let (x, class) = match times {
         ..1.0 => (x - 10.0, "value end"),

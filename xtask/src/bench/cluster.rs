@@ -73,7 +73,7 @@ pub const GROUPS: &[Group] = &[
 /// Clients of a load.
 const CLIENTS: usize = 64;
 
-/// Short enough that the ports for new connections last.
+/// Short enough that the free ports for new connections are not used up.
 const LOAD: Duration = Duration::from_secs(1);
 
 const IDLE: rlim_t = 10_000;
@@ -101,8 +101,8 @@ impl Server {
         Ok(server)
     }
 
-    /// Asks until there is an answer. A client that gets none for a while, as under Node, tries
-    /// again on a new connection.
+    /// Sends requests until there is an answer. After some time without one, as happens with Node, it
+    /// tries a new connection.
     fn answer(&self) -> Result<()> {
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(20) {
@@ -115,7 +115,7 @@ impl Server {
         bail!("no answer: {:?}", self.program.stderr())
     }
 
-    /// The process that answers: the only child, or, where there is none, the server itself.
+    /// The process that answers: the only child, or the server itself if it has no child.
     fn worker(&self) -> u32 {
         let primary = self.program.pid();
         children(primary).first().copied().unwrap_or(primary)
@@ -138,7 +138,7 @@ async fn load(server: &Server, keep: bool) -> Result<(f64, f64)> {
     let address = server.address;
     let mut first = TcpStream::connect(address).await?;
     first.write_all(GET.as_bytes()).await?;
-    // It comes in one piece, and all answers are as long.
+    // An answer arrives in one piece, and all have the same length.
     let length = first.read(&mut [0; 4096]).await?;
 
     let (cpu, began) = (server.cpu_time()?, Instant::now());
@@ -186,7 +186,7 @@ fn death_to_answer(who: Who) -> Result<f64> {
 
 /// How many connections answer once all are open, and the memory that each takes.
 fn idle(who: Who) -> Result<Vec<f64>> {
-    // Besides them, this process and the server have some dozen descriptors.
+    // This process and the server have some dozen other descriptors.
     const OTHERS: rlim_t = 200;
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let limit = most.min(IDLE + OTHERS);
@@ -196,16 +196,16 @@ fn idle(who: Who) -> Result<Vec<f64>> {
     let before = memory(worker)?;
     let mut clients = Vec::new();
     for number in OTHERS..limit {
-        // A server that is behind could otherwise have more to accept than its queue holds.
+        // Otherwise the accept queue of a slow server could overflow.
         if number % 100 == 0 {
             server.answer()?;
         }
         clients.push(Client::connect(server.address)?);
     }
-    // Node closes a connection 5 s after its last answer. So each is asked only once, and now.
+    // Node closes a connection 5 s after its last answer. So each connection gets one request, now.
     clients.retain_mut(|client| client.get().is_ok());
     let each = (memory(worker)? - before) * 1024.0 / clients.len() as f64;
-    // The baseline keeps nothing for a connection.
+    // The baseline has no memory for a connection.
     let each = if who == Who::Baseline { f64::NAN } else { each };
     Ok(vec![clients.len() as f64, each])
 }

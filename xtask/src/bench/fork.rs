@@ -60,9 +60,9 @@ const QUESTION: &[u8] = b"{\"hello\":\"world\"}\n";
 
 #[derive(Clone, Copy)]
 enum How {
-    /// A message after the answer to the last.
+    /// Each message is sent after the answer to the one before.
     Turns,
-    /// All messages at once; their answers are read meanwhile.
+    /// All messages are sent without waiting. Another thread reads the answers.
     Stream,
 }
 
@@ -132,7 +132,7 @@ fn time(
     ask: impl Fn() -> Result<()> + Sync,
     mut receive: impl FnMut() -> Result<()>,
 ) -> Result<f64> {
-    // The first answer shows that the child is up.
+    // The first answer shows that the child is ready.
     ask()?;
     receive()?;
     let began = Instant::now();
@@ -170,7 +170,7 @@ fn baseline_child() -> Result<(Running, UnixStream)> {
     Ok((run::start(command)?, ours))
 }
 
-/// Of a parent whose child says nothing.
+/// The memory of a parent whose child sends nothing.
 fn parents_memory(who: Who) -> Result<f64> {
     let mut command = program(who, &FORK_IPC);
     command.args(["sh", "-c", "echo up; exec sleep 60"]);
@@ -179,7 +179,7 @@ fn parents_memory(who: Who) -> Result<f64> {
     memory(parent.pid())
 }
 
-/// Of a child that has answered once.
+/// The memory of a child that has answered once.
 fn childs_memory(who: Who) -> Result<f64> {
     if who == Who::Baseline {
         let (child, mut socket) = baseline_child()?;

@@ -32,7 +32,7 @@ Measures the rows whose names contain FILTER, and prints a table.
 --json   prints JSON instead, with every sample
 --write  also writes the table to xtask/COSTS.md and the chart to xtask/bench.svg";
 
-/// Whose cost a sample is.
+/// Which program a sample is of.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Who {
     Rust,
@@ -40,7 +40,7 @@ enum Who {
     Baseline,
 }
 
-/// One thing that is measured.
+/// A row of the table.
 #[derive(Clone, Copy)]
 struct Row {
     name: &'static str,
@@ -52,7 +52,7 @@ struct Row {
 enum Kind {
     /// Less is better.
     Cost,
-    /// More is better, and its inverse is a cost: a time, where this is work in a time.
+    /// More is better. Its inverse is a cost: work in a time becomes time for a work.
     Rate,
     /// More is better, and it says nothing about cost.
     Gain,
@@ -77,20 +77,20 @@ const fn gain(name: &'static str, unit: &'static str) -> Row {
 struct Group {
     rows: &'static [Row],
     rounds: usize,
-    /// Whether all processes are kept on one CPU. Where processes take turns on two, most of the
-    /// time goes to waking the other CPU, or not, as the scheduler happens to place them.
+    /// Whether all processes are pinned to one CPU. On two CPUs, processes that take turns spend most of
+    /// their time on waking each other, and how much depends on the scheduler.
     one_cpu: bool,
     /// Takes one sample of each row. `NAN` where a row does not apply.
     sample: fn(Who) -> Result<Vec<f64>>,
 }
 
-/// What came out for a row: a sample for each round.
+/// The samples of a row, one for each round.
 struct Measured {
     row: Row,
     samples: Vec<(Who, Vec<f64>)>,
 }
 
-/// Measures what `args` select, which are those of the usage.
+/// Measures the rows that `args` select.
 pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
     let args: Vec<String> = args.collect();
     let (options, filters): (Vec<&str>, Vec<&str>) = args
@@ -114,7 +114,7 @@ pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
     };
     let groups = select(filter)?;
     if cfg!(debug_assertions) {
-        // The clients are in this program, and have to be fast, too.
+        // The clients are part of this program, so it must be optimized.
         let mut release = cargo();
         release.args(["run", "--quiet", "--release", "--package", "xtask", "--"]);
         let status = release.arg("bench").args(args).status()?;
@@ -217,7 +217,7 @@ fn measure(groups: &[&Group]) -> Result<Vec<Measured>> {
 const KEEPS_ON_ONE_CPU: bool = cfg!(any(target_os = "linux", target_os = "freebsd"));
 const WHY_NOT: &str = "Only Linux and FreeBSD can keep a process on one CPU.";
 
-/// Keeps `work`, and all processes and threads that it starts, on one CPU.
+/// Pins `work`, and all processes and threads that it starts, to one CPU.
 #[cfg(any(target_os = "linux", target_os = "freebsd"))]
 fn on_one_cpu<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
@@ -238,7 +238,7 @@ fn on_one_cpu<T>(_: impl FnOnce() -> Result<T>) -> Result<T> {
     bail!(WHY_NOT)
 }
 
-// What the groups use to take their samples.
+// Helpers for taking samples.
 
 static BASELINE: OnceLock<PathBuf> = OnceLock::new();
 

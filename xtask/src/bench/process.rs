@@ -65,12 +65,13 @@ pub const GROUPS: &[Group] = &[
     },
 ];
 
-/// How many runs make a sample: Node's take long.
+/// How many runs make a sample. Node's take long, so they are fewer.
 fn runs(who: Who) -> u32 {
     if who == Who::Node { 2 } else { 20 }
 }
 
-/// An example without arguments, in an empty folder, and what it adds to its command.
+/// The duration of an example without arguments in an empty folder, and its overhead over the command
+/// alone.
 fn whole_run(who: Who, example: &Example, bare: &mut Command) -> Result<Vec<f64>> {
     let folder = TempDir::new()?;
     let bare = mean_run(bare.current_dir(folder.path()), 20)?;
@@ -112,7 +113,7 @@ fn streaming(who: Who) -> Result<Vec<f64>> {
     let pid = program.pid();
     let watching = thread::spawn(move || {
         let mut peak = 0.0_f64;
-        // A zombie has no memory, and what has been reaped is not found.
+        // The loop ends with the process: a zombie has no memory.
         while let Ok(now @ 0.001..) = memory(pid) {
             peak = peak.max(now);
             thread::sleep(Duration::from_millis(10));

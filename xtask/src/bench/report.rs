@@ -11,12 +11,12 @@ use sysinfo::System;
 use super::{Kind, Measured, Who};
 use crate::harness::programs::root;
 
-/// Where the table goes, and the lines between which it stands there.
+/// The page with the table, and the lines before and after the table.
 const PAGE: &str = "xtask/COSTS.md";
 const BEGIN: &str = "<!-- cargo xtask bench --write: begin -->";
 const END: &str = "<!-- cargo xtask bench --write: end -->";
 
-/// A median, and within what distance of it half of the values are.
+/// A median, and the distance from it within which half of the values are.
 struct Median {
     value: f64,
     spread: f64,
@@ -27,7 +27,7 @@ impl Median {
     fn of(values: impl Iterator<Item = f64> + Clone) -> Option<Self> {
         let median = |mut values: Vec<f64>| {
             values.sort_by(f64::total_cmp);
-            // One that is not a number comes last.
+            // `NAN` comes last.
             values.last().filter(|last| last.is_finite())?;
             Some(values[values.len() / 2])
         };
@@ -43,13 +43,13 @@ impl Measured {
         samples.map_or(&[], |(_, samples)| samples)
     }
 
-    /// How many times as much one has as the other, round by round.
+    /// One divided by the other, for each round.
     fn ratio(&self, who: Who, to: Who) -> Option<Median> {
         let pairs = self.of(who).iter().zip(self.of(to));
         Median::of(pairs.map(|(who, to)| who / to))
     }
 
-    /// How many times the cost of the baseline one has.
+    /// The cost of a program divided by the cost of the baseline.
     pub fn times_the_baseline(&self, who: Who) -> Option<f64> {
         let ratio = match self.row.kind {
             Kind::Cost => self.ratio(who, Who::Baseline),
@@ -97,13 +97,13 @@ pub fn table(measured: &[Measured]) -> Result<String> {
     Ok(format!("{table}\n{}", machine()?))
 }
 
-/// How many digits after the point make three in all, or five after it.
+/// How many digits after the point a figure has: three digits in all, or at most five after the point.
 fn decimals(value: f64) -> usize {
     let magnitude = value.abs().max(1e-3).log10().floor();
     (2.0 - magnitude).max(0.0) as usize
 }
 
-/// Three digits, then zeros up to the point.
+/// A figure with three significant digits.
 fn rounded(value: f64) -> String {
     let decimals = decimals(value);
     if decimals > 0 {
@@ -132,10 +132,10 @@ fn machine() -> Result<String> {
     ))
 }
 
-/// All samples, for machines.
+/// All samples, as JSON.
 pub fn json(measured: &[Measured]) -> Result<String> {
     let rows = measured.iter().map(|measured| {
-        // What is not a number becomes null.
+        // `NAN` becomes null.
         let samples = measured.samples.iter();
         let samples = samples.map(|(who, all)| (format!("{who:?}").to_lowercase(), json!(all)));
         json!({
@@ -149,7 +149,7 @@ pub fn json(measured: &[Measured]) -> Result<String> {
     Ok(serde_json::to_string_pretty(&all)?)
 }
 
-/// Puts the table into the page.
+/// Writes the table into the page.
 pub fn write(table: &str) -> Result<()> {
     let path = root().join(PAGE);
     let page = fs::read_to_string(&path).with_context(|| format!("cannot read {PAGE}"))?;

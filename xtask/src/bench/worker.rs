@@ -30,7 +30,7 @@ pub const GROUPS: &[Group] = &[
     },
 ];
 
-/// Between the main thread's first line and the result's.
+/// The time between the main thread's first line and the result.
 fn start_to_result(who: Who) -> Result<f64> {
     let (program, mut lines) = start(program(who, &WORKER_SUM))?;
     lines.next().context("it has ended")??;

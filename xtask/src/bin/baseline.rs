@@ -1,4 +1,4 @@
-//! The baselines of the bench: bare programs that do what the examples do, and nothing else.
+//! The baselines of the bench: programs that do only what the examples must do.
 //!
 //! They take the command lines of the examples: `baseline fork-ipc [COMMAND [ARG]...]`,
 //! `baseline fork-ipc child`, `baseline cluster-http ADDR`, `baseline worker-sum NUM WORKERS`.
@@ -80,7 +80,7 @@ fn http(address: &str) -> Result<()> {
     let mut events = Events::with_capacity(256);
     let mut connections: HashMap<Token, TcpStream> = HashMap::new();
     let mut tokens = (0..).map(Token);
-    // Longer than a request: after one read, nothing is left.
+    // Longer than a request, so one read gets all of it.
     let mut chunk = [0; 8 * 1024];
     loop {
         poll.poll(&mut events, None)?;
@@ -105,7 +105,7 @@ fn http(address: &str) -> Result<()> {
     }
 }
 
-/// Adds up in threads, each of which has an equal part of the numbers.
+/// Adds up the numbers in threads. Each has an equal part of them.
 fn sum(num: u64, workers: u64) -> Result<()> {
     println!("This is the main thread");
     let (sender, results) = mpsc::channel();

@@ -1,4 +1,4 @@
-//! How a check and a shell script wait for each other.
+//! How a check and a shell script wait for each other, through files.
 
 use std::fs;
 use std::path::PathBuf;

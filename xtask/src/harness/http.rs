@@ -1,4 +1,4 @@
-//! An HTTP client that sees what a library would hide, and a load of such clients that counts every
+//! An HTTP client that can send invalid requests, and a load of several clients that counts every
 //! failure.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// No answer takes this long.
+/// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -22,7 +22,7 @@ pub struct Client(BufReader<TcpStream>);
 #[derive(Debug, PartialEq)]
 pub struct Answer {
     pub status: u16,
-    /// Whether it says that it is the connection's last.
+    /// Whether it has the header `Connection: close`.
     pub closes: bool,
     pub body: String,
 }
@@ -41,7 +41,7 @@ impl Client {
         Ok(Self(BufReader::new(stream)))
     }
 
-    /// The same connection, for another thread that sends.
+    /// A second client on the same connection, so that another thread can send.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self(BufReader::new(self.0.get_ref().try_clone()?)))
     }
@@ -50,14 +50,14 @@ impl Client {
         self.0.get_mut().write_all(bytes.as_ref())
     }
 
-    /// Reads so many bytes of what comes next.
+    /// Reads the next `N` bytes.
     pub fn receive<const N: usize>(&mut self) -> io::Result<[u8; N]> {
         let mut bytes = [0; N];
         self.0.read_exact(&mut bytes)?;
         Ok(bytes)
     }
 
-    /// Closes the connection in this direction. Answers still arrive.
+    /// Closes the sending direction of the connection. Answers can still be read.
     pub fn half_close(&self) -> io::Result<()> {
         self.0.get_ref().shutdown(Shutdown::Write)
     }
@@ -75,7 +75,7 @@ impl Client {
         self.answer_to("GET")
     }
 
-    /// Reads an answer, whose body depends on the method.
+    /// Reads the answer to a request with this method. An answer to HEAD has no body.
     pub fn answer_to(&mut self, method: &str) -> io::Result<Answer> {
         let status = self.line()?;
         let status = status.split(' ').nth(1).and_then(|code| code.parse().ok());
@@ -123,7 +123,7 @@ impl Client {
         String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
     }
 
-    /// Waits for what comes next, and says whether that is the end of the connection.
+    /// Waits until the server sends data or closes the connection, and returns whether it has closed it.
     pub fn is_closed(&mut self) -> bool {
         match self.0.fill_buf() {
             Ok(bytes) => bytes.is_empty(),
@@ -132,13 +132,13 @@ impl Client {
     }
 }
 
-/// Clients that ask without a pause, every second one on a new connection each time.
+/// Clients that send requests without a pause. Half of them open a new connection for each request.
 pub struct Load {
     stop: Arc<AtomicBool>,
     clients: Vec<JoinHandle<Tally>>,
 }
 
-/// What has happened to the clients of a load.
+/// The results of the clients of a load.
 #[derive(Default)]
 pub struct Tally {
     pub served: usize,
@@ -195,11 +195,11 @@ fn ask(address: SocketAddr, fresh: bool, stop: &AtomicBool) -> Tally {
     tally
 }
 
-/// A port that was free a moment ago, for programs that cannot say which one they took. It is below
-/// those that the system gives out.
+/// A free port, for programs that cannot print which port they use. It is below the range from which
+/// the system takes the ports of outgoing connections.
 pub fn free_port() -> Result<u16> {
-    // To listen on it for a moment could make it taken: a program that another check is just
-    // starting has a copy of every descriptor until it is started.
+    // This does not listen on the port to test it. A program that another check starts at this moment
+    // could inherit the listener between fork and exec, and the port would stay taken.
     let is_free = |port: &u16| TcpStream::connect(("127.0.0.1", *port)).is_err();
     let ports = repeat_with(|| fastrand::u16(10_000..32_000));
     ports.take(100).find(is_free).context("no free port")

@@ -18,10 +18,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use similar::TextDiff;
 
-/// Nothing here takes this long, even on a slow machine.
+/// How long a check waits for a condition. Even on a slow machine, none takes this long.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// Asks again and again until there is an answer, and less often the longer it takes.
+/// Calls `ask` again and again until it returns an answer. The pause between two calls grows from 2 to
+/// 20 ms.
+///
+/// # Errors
+///
+/// When there is no answer within [`LIMIT`], or `ask` fails.
 pub fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let start = Instant::now();
     while start.elapsed() < LIMIT {
@@ -34,7 +39,7 @@ pub fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> 
     bail!("waited {LIMIT:?} for {what}")
 }
 
-/// Does `work`, which may block for ever, on a thread of its own.
+/// Runs `work`, which may block for ever, on a thread of its own.
 ///
 /// # Errors
 ///
@@ -47,7 +52,7 @@ pub fn within_limit<T: Send + 'static>(
     done.recv_timeout(LIMIT)?
 }
 
-/// Compares lines that come in any order.
+/// Compares lines, in any order.
 pub fn same_lines(what: &str, expected: &str, actual: &str) -> Result<()> {
     let sorted = |text: &str| {
         let mut lines: Vec<_> = text.split_inclusive('\n').map(str::to_owned).collect();
@@ -57,13 +62,13 @@ pub fn same_lines(what: &str, expected: &str, actual: &str) -> Result<()> {
     same(what, &sorted(expected), &sorted(actual))
 }
 
-/// Compares, and shows the difference.
+/// Compares two values. The error shows where they differ.
 pub fn same<T: PartialEq + Debug + ?Sized>(what: &str, expected: &T, actual: &T) -> Result<()> {
     if expected == actual {
         return Ok(());
     }
     let (expected, actual) = (format!("{expected:#?}"), format!("{actual:#?}"));
-    // A string's lines, which `Debug` writes as one.
+    // `Debug` writes a string in one line. This splits it into its own lines.
     let (expected, actual) = (
         expected.replace("\\n", "\\n\n"),
         actual.replace("\\n", "\\n\n"),

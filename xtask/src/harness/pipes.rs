@@ -1,4 +1,4 @@
-//! A pipe for a program's stdout that a check reads when it wants to.
+//! A pipe for a program's stdout, which the check itself reads, fills and closes.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
@@ -12,11 +12,11 @@ use super::{LIMIT, wait_until};
 
 pub struct Pipe {
     reader: BufReader<Reader>,
-    /// To see how full it is, and who reads it.
+    /// Kept to find out whether the pipe is full, and whether it has a reader.
     writer: PipeWriter,
 }
 
-/// The end that is read. While `Pipe` holds a writer it never ends, so reading has a limit.
+/// The read end. It never ends while `Pipe` has a writer, so reading has a time limit.
 struct Reader(PipeReader);
 
 impl Read for Reader {
@@ -36,18 +36,18 @@ impl Pipe {
         Ok(Self { reader, writer })
     }
 
-    /// An end for a program to write to.
+    /// A write end, for a program.
     pub fn writer(&self) -> Result<PipeWriter> {
         Ok(self.writer.try_clone()?)
     }
 
-    /// Makes writing fail where it would wait, as it does where a pipe is shared with Node.
+    /// Makes the pipe non-blocking, as Node does with the pipes that it shares with other programs.
     pub fn set_nonblocking(&self) -> Result<()> {
         fcntl(&self.writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok(())
     }
 
-    /// Leaves no room in it. Returns how many bytes it holds.
+    /// Fills the pipe. Returns its capacity in bytes.
     pub fn fill(&mut self) -> Result<usize> {
         self.set_nonblocking()?;
         let mut capacity = 0;
@@ -62,14 +62,14 @@ impl Pipe {
         Ok(capacity)
     }
 
-    /// Leaves room for this many bytes in it.
+    /// Fills the pipe except for `room` bytes.
     pub fn fill_but(&mut self, room: usize) -> Result<()> {
         let capacity = self.fill()?;
         self.read_exact(&mut vec![0; capacity])?;
         Ok(self.writer.write_all(&vec![0; capacity - room])?)
     }
 
-    /// Waits until there is no room in it.
+    /// Waits until the pipe is full.
     pub fn wait_until_full(&self) -> Result<()> {
         wait_until("the pipe to be full", || {
             let mut room = [PollFd::new(self.writer.as_fd(), PollFlags::POLLOUT)];
@@ -96,8 +96,8 @@ impl Pipe {
         Ok(rest)
     }
 
-    /// Closes the end that is read. A program that another check is just starting has a copy of
-    /// that until it is started, so this waits until nobody has one.
+    /// Closes the read end. A program that another check starts at this moment has a copy of it between
+    /// fork and exec. So this waits until the pipe has no reader.
     pub fn close(self) -> Result<()> {
         let Self { reader, writer } = self;
         drop(reader);

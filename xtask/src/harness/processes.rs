@@ -1,4 +1,4 @@
-//! What the system knows of processes.
+//! What the system knows about processes.
 
 use std::time::Duration;
 

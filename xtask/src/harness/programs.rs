@@ -1,4 +1,4 @@
-//! Where the programs are: the examples, the same programs for Node, and the runtimes.
+//! The programs: the examples, the same programs for Node, and the runtimes.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,11 @@ use crate::examples::{EXAMPLES, Example};
 
 static BUILT: OnceLock<HashMap<String, PathBuf>> = OnceLock::new();
 
-/// Builds the examples, once, with `options` such as `--release`.
+/// Builds the examples, with `options` such as `--release`. May be called only once.
 ///
 /// # Errors
 ///
-/// When they do not build. The compiler has said why on stderr.
+/// When they do not build. The compiler's errors are on stderr.
 pub fn build(options: &[&str]) -> Result<()> {
     let built = executables(of_examples(&["build", "--bins"]).args(options))?;
     let built = built.into_iter().collect();
@@ -36,7 +36,7 @@ pub fn of_examples(args: &[&str]) -> Command {
     cargo
 }
 
-/// Runs a cargo that builds, and returns what programs came of it, by the names of their targets.
+/// Runs a cargo command that builds programs. Returns the name and the path of each program.
 pub fn executables(cargo: &mut Command) -> Result<Vec<(String, PathBuf)>> {
     let built = cargo
         .arg("--message-format=json-render-diagnostics")
@@ -79,7 +79,7 @@ pub fn peer(name: &str) -> PathBuf {
     root().join("xtask/peers").join(name)
 }
 
-/// The cargo that has built this.
+/// The cargo that has built this program.
 pub fn cargo() -> Command {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(root());

@@ -1,4 +1,4 @@
-//! Runs a program, keeps its output, and sees to it that it ends and leaves nothing running.
+//! Runs a program and keeps its output. Fails if the program does not end or leaves a process running.
 
 use std::env;
 use std::io::Read;
@@ -19,8 +19,8 @@ use super::pipes::Pipe;
 use super::processes::{cpu_time, is_running, signal_to, with_variable};
 use super::{same, wait_until};
 
-/// The variable that marks all processes a check starts: with this process's id, and the number of
-/// the start.
+/// The variable that marks all processes that a check starts. It holds the id of this process and the
+/// number of the start.
 const MARK: &str = "XTASK_RUN";
 
 /// The output of a program that has ended.
@@ -55,7 +55,8 @@ impl Output {
     }
 }
 
-/// A program that runs. When this is dropped, all that is left of it is killed.
+/// A running program. When this is dropped, the program and all processes that it has started are
+/// killed.
 pub struct Running {
     child: Child,
     mark: String,
@@ -63,16 +64,15 @@ pub struct Running {
     stderr: Captured,
 }
 
-/// What has come from a pipe so far.
+/// What has been read from a pipe so far.
 #[derive(Default)]
 struct Captured {
     bytes: Arc<Mutex<Vec<u8>>>,
     reader: Option<JoinHandle<()>>,
 }
 
-/// When this is dropped, or this process gets a signal to end, everything that checks have started
-/// and that still runs is killed: some of it has a process group of its own, which Ctrl-C does not
-/// reach.
+/// Kills everything that the checks have started and that still runs, when this is dropped or this
+/// process gets a signal to end. Some of it has a process group of its own, which Ctrl-C does not reach.
 pub struct Sweep(());
 
 impl Sweep {
@@ -86,7 +86,7 @@ impl Sweep {
         let inside = runtime.enter();
         let mut hangup = signal(SignalKind::hangup())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        // Without a handler, what a shell's `&` ignores would be ignored by the programs, too.
+        // A shell's `&` ignores SIGINT and SIGQUIT. The programs would inherit that without a handler.
         let mut quit = signal(SignalKind::quit())?;
         let mut terminate = signal(SignalKind::terminate())?;
         drop(inside);
@@ -153,7 +153,7 @@ pub fn start_on(mut command: Command, stdout: impl Into<Stdio>) -> Result<Runnin
     let mark = format!("{MARK}={}-{start}.", process::id());
     let mut child = command
         .env(MARK, &mark[MARK.len() + 1..])
-        // The system's messages are to be in English, whatever the user has set.
+        // The checks compare the system's messages, so these must be in English.
         .env("LC_ALL", "C")
         .env("RUST_BACKTRACE", "1")
         .env_remove("FORCE_COLOR")
@@ -176,7 +176,7 @@ impl Running {
         self.child.id()
     }
 
-    /// Whether it still runs. What has ended stays a zombie until `finish`.
+    /// Whether it still runs. A program that has ended stays a zombie until `finish`.
     pub fn is_running(&self) -> bool {
         is_running(self.pid())
     }
@@ -217,7 +217,7 @@ impl Running {
         .with_context(|| self.so_far())
     }
 
-    /// Waits for the end of it and of all that it has started.
+    /// Waits until the program and all processes that it has started have ended.
     ///
     /// # Errors
     ///
@@ -276,7 +276,7 @@ impl Captured {
         String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
     }
 
-    /// All of it, once every process that can write to the pipe has ended.
+    /// All of it. Waits until no process can write to the pipe any more.
     fn all(&mut self) -> Vec<u8> {
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
@@ -285,7 +285,7 @@ impl Captured {
     }
 }
 
-/// What a program writes to a pipe that does not block and is read late.
+/// What a program writes to a non-blocking pipe that is read only when it is full.
 pub fn read_late(command: Command) -> Result<Vec<u8>> {
     let (program, pipe) = start_unread(command)?;
     pipe.set_nonblocking()?;
@@ -296,7 +296,7 @@ pub fn read_late(command: Command) -> Result<Vec<u8>> {
     Ok(written)
 }
 
-/// Whether a process that has to wait does so without using a CPU.
+/// Checks that a process that waits uses no CPU time.
 pub fn waits_without_cpu(pid: u32) -> Result<()> {
     let before = cpu_time(pid)?;
     thread::sleep(Duration::from_secs(1));

@@ -1,6 +1,6 @@
-//! Checks of an example: cases, which are a command line and what must come of it, and scenarios,
-//! which are functions. Both are written once. They run with the Rust program, and where it must do
-//! the same, with the program for Node too, if Node is there.
+//! Two kinds of checks: a case is a command line with its expected output, and a scenario is a function.
+//! Each is written once and runs with the Rust program. Where Node must do the same, it also runs with
+//! the program for Node.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -16,7 +16,7 @@ use crate::harness::programs::Runtime;
 use crate::harness::run::{Output, run, start_on};
 use crate::harness::{same, same_lines};
 
-/// What a check does with a program that has not been started.
+/// A check that starts this command in its own way.
 pub type Scenario = fn(Command) -> Result<()>;
 
 /// Scenarios with their names, which become those of the checks.
@@ -31,7 +31,7 @@ macro_rules! scenarios {
 pub(super) use scenarios;
 
 impl Example {
-    /// The Rust program, with a stdin that nobody writes to, and that does not end.
+    /// The Rust program. Its stdin is a pipe that stays open and to which nothing is written.
     pub fn rust_command(&self) -> Command {
         let mut command = Command::new(self.program());
         command.stdin(Stdio::piped());
@@ -100,7 +100,7 @@ impl Example {
         checks
     }
 
-    /// A check with a stdout that takes nothing.
+    /// A check with a stdout on a full disk.
     pub fn stdout_on_a_full_disk(&self, args: &'static [&str]) -> Trial {
         let example = *self;
         let name = format!("{}::stdout_on_a_full_disk", self.name);
@@ -151,11 +151,11 @@ pub struct Case {
 enum Node {
     Same,
     Differs(Expected),
-    /// The case is about something that it does not have.
+    /// It has no such feature.
     NotAsked,
 }
 
-/// What must come of a case.
+/// The expected output and code of a case.
 #[derive(Clone, Default)]
 pub struct Expected {
     stdout: Text,
@@ -215,7 +215,7 @@ impl Text {
         let actual = String::from_utf8_lossy(bytes);
         match self {
             Self::Is(expected) => {
-                // As text, which is easier to read, and then as bytes.
+                // First as text, whose difference is easier to read, then as bytes.
                 same(what, &*String::from_utf8_lossy(expected), &*actual)?;
                 same(what, &expected[..], bytes)
             }
@@ -247,13 +247,13 @@ impl Case {
         self
     }
 
-    /// Says what Node does where the Rust program departs from it.
+    /// Sets what Node does, where that differs.
     pub fn but_node(mut self, expected: Expected) -> Self {
         self.node = Node::Differs(expected);
         self
     }
 
-    /// Leaves Node out: the case is about something that its program does not have.
+    /// The case runs with the Rust program only, as the program for Node has no such feature.
     pub fn rust_only(mut self) -> Self {
         self.node = Node::NotAsked;
         self

@@ -16,7 +16,7 @@ use crate::harness::programs::Runtime;
 use crate::harness::run::{below_a_shell, run, start};
 use crate::harness::same;
 
-/// What an example is started with.
+/// An example and its command lines.
 #[derive(Clone, Copy)]
 struct Start {
     example: Example,

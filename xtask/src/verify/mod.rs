@@ -74,8 +74,8 @@ fn checks() -> Result<Vec<Trial>> {
     Ok(checks)
 }
 
-/// What a filter means: with `--exact` the check of this name; otherwise the one group whose name it
-/// is or begins, or else all checks whose names contain it.
+/// What a filter selects. With `--exact` it is the whole name of a check. Otherwise it is the name of a
+/// group or the start of one, or else a part of the names of checks.
 ///
 /// # Errors
 ///
@@ -100,7 +100,7 @@ fn select(checks: &[Trial], filter: &str, exact: bool) -> Result<String> {
     )
 }
 
-/// A check that needs nothing but the programs.
+/// A check that needs only the programs.
 fn check(name: impl Into<String>, check: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
     Trial::test(name, move || check().map_err(failed))
 }

@@ -1,4 +1,4 @@
-//! An axum service behind a cluster: `axum_service --greeting WORD ADDRESS`.
+//! An axum service in a cluster of two workers: `axum_service --greeting WORD ADDRESS`.
 
 #[path = "../cluster/mod.rs"]
 mod cluster;
@@ -81,12 +81,12 @@ async fn echo(mut socket: WebSocket) {
     }
 }
 
-/// As C code that crashes does.
+/// Ends the process, as a crash in C code does.
 async fn abort() -> String {
     std::process::abort()
 }
 
-/// The connections of a worker, for axum.
+/// The connections of a worker, as axum's `Listener`.
 struct Connections {
     worker: Worker,
     /// Dropped when the worker has to shut down.

@@ -1,4 +1,4 @@
-//! Long computations in an async program. At most one for each CPU runs at a time, so that many
+//! Long computations in an async program. A semaphore limits them to one for each CPU, so that many
 //! requests do not start many threads.
 
 use std::io::{self, Write};
@@ -23,7 +23,7 @@ fn sum_of_squares(below: u64) -> u64 {
 
 async fn compute(permits: Arc<Semaphore>, below: u64) -> Result<u64> {
     let permit = permits.acquire_owned().await?;
-    // The permit goes along: a caller that gives up does not end the computation.
+    // The closure owns the permit: the computation goes on when its caller is cancelled.
     let computation = spawn_blocking(move || {
         let sum = sum_of_squares(below);
         drop(permit);

@@ -1,5 +1,5 @@
-//! A program with many threads that runs commands with limits, and cancels some of them:
-//! `commands FOLDER`. The commands leave marks in the folder.
+//! Runs commands with time limits on a runtime of several threads, and cancels some of them:
+//! `commands FOLDER`. A command that is cancelled creates a file in the folder.
 
 #[path = "../exec.rs"]
 mod exec;
@@ -25,12 +25,12 @@ async fn main() -> anyhow::Result<()> {
         ..Options::default()
     };
 
-    // Without a limit, tokio is enough.
+    // Without a time limit, tokio's `output` is enough.
     let date = Command::new("date").output().await?;
     assert!(date.status.success() && !date.stdout.is_empty());
 
-    // A time limit for each of several commands that run at once. What a user has typed is one
-    // argument, and no shell reads it.
+    // Two commands at the same time, each with a time limit. What a user has typed is passed as one
+    // argument, without a shell.
     let limited = Options {
         timeout: START,
         ..in_folder.clone()
@@ -43,7 +43,7 @@ async fn main() -> anyhow::Result<()> {
     assert_eq!(echo?.stdout, format!("{typed}\n"));
     assert!(matches!(slow.unwrap_err().cause, Cause::Timeout));
 
-    // Commands that are cancelled: by a time-out, by an abort, by a dropped set.
+    // Three commands that are cancelled: by tokio's `timeout`, and by dropping the set of their tasks.
     let cleans_up = "trap 'touch cleaned-$NAME; exit' TERM; while :; do sleep 0.01; done";
     let named = |name: &str| format!("NAME={name}; {cleans_up}");
     let cancelled = timeout(START, exec(&named("timeout"), &in_folder)).await;

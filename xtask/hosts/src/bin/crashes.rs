@@ -1,5 +1,5 @@
-//! Code that can crash its process, as C code can, in a child that is forked again when it has
-//! crashed: `crashes`. The child is the same program, as `crashes child`.
+//! Runs code that can crash its process, as C code can, in a child process. When the child has
+//! crashed, it is forked again. The child is the same program, as `crashes child`.
 
 #[path = "../ipc.rs"]
 mod ipc;
@@ -16,7 +16,8 @@ fn fork() -> io::Result<ipc::Child> {
     ipc::fork(command)
 }
 
-/// Asks the child. `None` if that has made it crash; then another child takes its place.
+/// Asks the child, and returns its answer. If the child crashes, this returns `None` and forks
+/// another one.
 fn ask(child: &mut ipc::Child, question: &Value) -> io::Result<Option<Value>> {
     child.send(question)?;
     let answer = child.next_message()?;
@@ -38,7 +39,7 @@ fn parent() -> Result<()> {
 }
 
 fn child() -> Result<()> {
-    // SAFETY: no other thread has been started.
+    // SAFETY: it changes the environment, and no other thread has been started.
     let mut process = unsafe { ipc::process()? };
     while let Some(message) = process.next_message()? {
         if message == 0 {

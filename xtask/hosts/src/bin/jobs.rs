@@ -1,4 +1,4 @@
-//! A queue of computations for several threads, of which some fail.
+//! A job queue for four threads. Two of the jobs make their thread fail.
 
 #[path = "../worker.rs"]
 mod worker;
@@ -9,7 +9,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, bounded};
 use worker::{Event, ParentPort};
 
-/// Counts the primes below each number of the queue. A worker that meets a 13 fails.
+/// Counts the primes below each number of the queue. Fails at 13, and panics at 14.
 fn count_primes(
     jobs: &Receiver<u32>,
     parent_port: &ParentPort<(u32, usize)>,
@@ -24,7 +24,7 @@ fn count_primes(
 }
 
 fn main() -> io::Result<()> {
-    // The queue has room for a few jobs: whoever fills it waits for the workers.
+    // The queue has room for eight jobs. `send` waits while it is full.
     let (queue, jobs) = bounded(8);
     let events = worker::start(4, jobs, count_primes)?;
     let filling = thread::spawn(move || (0..200).try_for_each(|job| queue.send(job)));

@@ -1,5 +1,6 @@
-//! An async service that owns a Node child and answers its requests with what the child says,
-//! several at a time: `node_backend SCRIPT`. It prints its address.
+//! An async HTTP service with a Node child: `node_backend SCRIPT`. Each request becomes a message to the
+//! child, and the child's answer becomes the response. Several requests wait at the same time. Prints
+//! its address.
 
 #[path = "../ipc.rs"]
 mod ipc;
@@ -32,7 +33,7 @@ struct Answer {
     result: Measure,
 }
 
-/// What other features of serde_json would break: a tagged enum with a number in it.
+/// A tagged enum with a floating-point number. Some features of serde_json would break it.
 #[derive(Deserialize, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 enum Measure {
@@ -62,7 +63,7 @@ async fn main() -> anyhow::Result<()> {
     let waiting = backend.waiting.clone();
     thread::spawn(move || {
         let received = receive(child, &waiting);
-        // The child has exited: those that still wait get an error.
+        // The child has exited. The requests that still wait get an error.
         waiting.lock().expect("no thread panics").clear();
         received
     });
@@ -72,7 +73,8 @@ async fn main() -> anyhow::Result<()> {
     Ok(axum::serve(listener, app).await?)
 }
 
-/// Hands the child's answers to those who wait for them. Receiving blocks: it has its own thread.
+/// Passes each answer of the child to the request that waits for it. Runs on a thread of its own,
+/// because receiving blocks.
 fn receive(mut child: ipc::Child, waiting: &Waiting) -> anyhow::Result<()> {
     while let Some(message) = child.next_message()? {
         let answer: Answer = serde_json::from_value(message)?;
@@ -95,7 +97,7 @@ async fn ask(
         .expect("no thread panics")
         .insert(id, asker);
     let question = serde_json::to_value(Question { id, word }).expect("it is JSON");
-    // Sending can block, when the child is slow to receive.
+    // Sending blocks if the child does not receive fast enough.
     let sender = backend.sender.clone();
     let sent = spawn_blocking(move || sender.send(&question)).await;
     match sent {

@@ -1,4 +1,4 @@
-//! A Rust program that a Node server forks, to do what is slow in JavaScript.
+//! A Rust program that a Node server forks for computations that are slow in JavaScript.
 
 #[path = "../ipc.rs"]
 mod ipc;
@@ -21,7 +21,7 @@ struct Response {
 }
 
 fn main() -> anyhow::Result<()> {
-    // SAFETY: no other thread has been started.
+    // SAFETY: it changes the environment, and no other thread has been started.
     let mut process = unsafe { ipc::process()? };
     while let Some(message) = process.next_message()? {
         let response = match serde_json::from_value(message)? {

@@ -1,5 +1,5 @@
-//! A library that is not thread-safe, as many C libraries are, behind HTTP: one thread has it, and
-//! the requests queue for that thread. It prints its address.
+//! An HTTP service that uses a library that is not thread-safe, as many C libraries are. One thread
+//! owns the library, and the requests wait in a queue for that thread. Prints its address.
 
 use std::cell::Cell;
 use std::io::{self, Write};
@@ -12,7 +12,8 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
-/// It stands for the library. The compiler lets no second thread have it.
+/// A stand-in for the library. `Cell` makes it unsafe to share, so the compiler rejects a second
+/// thread that uses it.
 struct Counter(Cell<u64>);
 
 impl Counter {
@@ -26,12 +27,12 @@ type Asker = oneshot::Sender<u64>;
 
 #[tokio::main]
 async fn main() -> io::Result<()> {
-    // When 100 requests wait, the next ones wait for a place in the queue.
+    // The queue has room for 100 requests. `send` waits while it is full.
     let (queue, mut requests) = mpsc::channel::<Asker>(100);
     thread::spawn(move || {
         let counter = Counter(Cell::new(0));
         while let Some(asker) = requests.blocking_recv() {
-            // It fails when the client has gone.
+            // This fails if the client has closed its connection.
             let _ = asker.send(counter.next());
         }
     });
@@ -43,7 +44,7 @@ async fn main() -> io::Result<()> {
 
 async fn next(State(queue): State<mpsc::Sender<Asker>>) -> Result<String, StatusCode> {
     let (asker, answer) = oneshot::channel();
-    // Both fail only if the thread has panicked.
+    // Both can fail only if the thread has panicked.
     queue
         .send(asker)
         .await

@@ -1,4 +1,4 @@
-//! A program that streams a long command, cancels it half way, and goes on.
+//! Streams the output of commands, and cancels two of them before their end.
 
 #[path = "../spawn.rs"]
 mod spawn;
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use spawn::{Event, spawn};
 
-/// How many bytes of a command's output come until there are enough.
+/// Reads a command's stdout until it has ended or `enough` bytes have come. Returns their number.
 async fn take(mut command: Command, enough: usize) -> io::Result<usize> {
     let mut bytes = 0;
     let mut child = spawn(&mut command)?;
@@ -30,11 +30,11 @@ async fn take(mut command: Command, enough: usize) -> io::Result<usize> {
 
 #[tokio::main]
 async fn main() -> io::Result<()> {
-    // Without an end: it is killed when this has enough of it.
+    // `yes` never ends. It is killed when `take` returns.
     let bytes = take(Command::new("yes"), 1_000_000).await?;
     assert!((1_000_000..1_100_000).contains(&bytes), "{bytes}");
 
-    // Nothing comes, and what the command has started stays longer than the time limit.
+    // This command prints nothing. The process that it has started runs on after the timeout.
     let mut silent = Command::new("sh");
     silent.args(["-c", "sleep 3 & exec sleep 1000"]);
     assert!(
@@ -43,7 +43,7 @@ async fn main() -> io::Result<()> {
             .is_err()
     );
 
-    // Other commands are not disturbed, and run at the same time.
+    // Ten commands at the same time.
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..10 {
         let mut head = Command::new("head");

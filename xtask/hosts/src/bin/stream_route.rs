@@ -1,5 +1,6 @@
-//! An axum service that streams the output of a command to each client. When the client goes, the
-//! command is killed: `stream_route COMMAND [ARG]...`. It prints its address.
+//! An axum service that streams the output of a command to each client:
+//! `stream_route COMMAND [ARG]...`. When a client closes its connection, its command is killed. Prints
+//! its address.
 
 #[path = "../spawn.rs"]
 mod spawn;
@@ -27,7 +28,7 @@ async fn stream() -> Result<Body, StatusCode> {
     let mut args = std::env::args_os().skip(1);
     let mut command = Command::new(args.next().unwrap_or("date".into()));
     let child = spawn(command.args(args)).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
-    // The client sets the pace: the next piece is read when it has taken this one.
+    // The next piece is read only after the client has received this one.
     let pieces = futures_util::stream::try_unfold(child, async |mut child| {
         let piece = next_piece(&mut child).await?;
         Ok::<_, io::Error>(piece.map(|piece| (piece, child)))
@@ -41,7 +42,7 @@ async fn next_piece(child: &mut ChildProcess) -> io::Result<Option<Bytes>> {
             Event::Stdout(data) => return Ok(Some(Bytes::copy_from_slice(&data))),
             Event::Stderr(_) => {}
             Event::Close(status) if status.success() => {}
-            // The connection ends without its last piece, so the client knows.
+            // The response ends without its last chunk. By this the client sees the failure.
             Event::Close(status) => return Err(io::Error::other(status.to_string())),
         }
     }
