@@ -540,8 +540,8 @@ mod tests {
         );
     }
 
-    #[cfg(target_os = "linux")]
     #[tokio::test]
+    #[cfg_attr(not(target_os = "linux"), ignore = "it needs Linux's /proc")]
     async fn session() {
         let command = "cut -d ' ' -f 6 /proc/$$/stat; echo $$";
         let output = exec(command, &Options::default()).await.unwrap();

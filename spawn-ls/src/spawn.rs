@@ -226,3 +226,22 @@ impl fmt::Display for Data<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The next byte always comes within the time that a chunk waits for more.
+    #[tokio::test]
+    async fn small_writes_are_not_held_back() {
+        let moment = "i=0; while [ $i -lt 100 ]; do i=$((i + 1)); done";
+        let script =
+            format!("n=0; while [ $n -lt 400 ]; do printf x; {moment}; n=$((n + 1)); done");
+        let mut shell = spawn(Command::new("sh").args(["-c", &script])).unwrap();
+        let mut events = 0;
+        while let Some(event) = shell.next_event().await.unwrap() {
+            events += usize::from(matches!(event, Event::Stdout(_)));
+        }
+        assert!(events > 10, "{events} events");
+    }
+}

@@ -26,7 +26,11 @@ pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
             })?;
             let header = Header::of(&file)?;
             copy(&file, Path::new(folder))?;
-            let (name, example) = (file.name, &header.programs[0]);
+            let name = file.name;
+            let example = header
+                .programs
+                .first()
+                .context("its header has no example")?;
             writeln!(
                 stdout(),
                 "Copied {name} to {folder}/src. Add this line to its main.rs or lib.rs:\n\n\

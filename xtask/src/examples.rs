@@ -2,7 +2,8 @@
 
 use libtest_mimic::Trial;
 
-use crate::verify::{cluster_http, exec_count, fork_ipc, spawn_ls, worker_sum};
+use crate::bench::{self, Group};
+use crate::verify;
 
 /// An example: a crate in the folder of its name.
 #[derive(Clone, Copy)]
@@ -14,6 +15,8 @@ pub struct Example {
     pub files: &'static [File],
     /// Its own checks.
     pub checks: fn() -> Vec<Trial>,
+    /// What the bench measures.
+    pub bench: &'static [Group],
 }
 
 /// A file to copy, or a folder with a `mod.rs`.
@@ -35,7 +38,8 @@ pub const SPAWN_LS: Example = Example {
         path: "spawn-ls/src/spawn.rs",
         what: "child_process.spawn(): a command's output as it comes",
     }],
-    checks: spawn_ls::checks,
+    checks: verify::spawn_ls::checks,
+    bench: bench::spawn_ls::GROUPS,
 };
 
 pub const EXEC_COUNT: Example = Example {
@@ -46,7 +50,8 @@ pub const EXEC_COUNT: Example = Example {
         path: "exec-count/src/exec.rs",
         what: "child_process.exec() and execFile(): a command's whole output, with limits",
     }],
-    checks: exec_count::checks,
+    checks: verify::exec_count::checks,
+    bench: bench::exec_count::GROUPS,
 };
 
 pub const FORK_IPC: Example = Example {
@@ -64,7 +69,8 @@ pub const FORK_IPC: Example = Example {
             what: "util.inspect(): a message as console.log prints it",
         },
     ],
-    checks: fork_ipc::checks,
+    checks: verify::fork_ipc::checks,
+    bench: bench::fork_ipc::GROUPS,
 };
 
 pub const CLUSTER_HTTP: Example = Example {
@@ -82,7 +88,8 @@ pub const CLUSTER_HTTP: Example = Example {
             what: "http.createServer(): a server that shuts down gracefully",
         },
     ],
-    checks: cluster_http::checks,
+    checks: verify::cluster_http::checks,
+    bench: bench::cluster_http::GROUPS,
 };
 
 pub const WORKER_SUM: Example = Example {
@@ -100,7 +107,8 @@ pub const WORKER_SUM: Example = Example {
             what: "Atomics on a SharedArrayBuffer: a range of work shared by threads",
         },
     ],
-    checks: worker_sum::checks,
+    checks: verify::worker_sum::checks,
+    bench: bench::worker_sum::GROUPS,
 };
 
 pub const EXAMPLES: &[Example] = &[SPAWN_LS, EXEC_COUNT, FORK_IPC, CLUSTER_HTTP, WORKER_SUM];

@@ -5,11 +5,12 @@
 //! the three are measured one after the other, so that a ratio compares samples of the same moment.
 
 mod chart;
-mod cluster;
-mod fork;
-mod process;
+pub mod cluster_http;
+pub mod exec_count;
+pub mod fork_ipc;
 mod report;
-mod worker;
+pub mod spawn_ls;
+pub mod worker_sum;
 
 use std::io::{BufRead, BufReader, Lines, Write, stdout};
 use std::path::PathBuf;
@@ -20,8 +21,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use os_pipe::PipeReader;
+use tempfile::TempDir;
 
-use crate::examples::Example;
+use crate::examples::{EXAMPLES, Example};
 use crate::harness::programs::{Runtime, build, cargo, executables};
 use crate::harness::run::{Running, Sweep, start_on};
 
@@ -74,7 +76,7 @@ const fn gain(name: &'static str, unit: &'static str) -> Row {
 }
 
 /// Rows that are measured together.
-struct Group {
+pub struct Group {
     rows: &'static [Row],
     rounds: usize,
     /// Whether all processes are pinned to one CPU. On two CPUs, processes that take turns spend most of
@@ -154,19 +156,8 @@ pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
 ///
 /// When there are none.
 fn select(filter: &str) -> Result<Vec<&'static Group>> {
-    let groups = [
-        process::GROUPS,
-        fork::GROUPS,
-        cluster::GROUPS,
-        worker::GROUPS,
-    ];
-    let rows = || {
-        groups
-            .iter()
-            .copied()
-            .flatten()
-            .flat_map(|group| group.rows)
-    };
+    let groups = || EXAMPLES.iter().flat_map(|example| example.bench);
+    let rows = || groups().flat_map(|group| group.rows);
     if !rows().any(|row| row.name.contains(filter)) {
         let names: Vec<_> = rows().map(|row| row.name).collect();
         bail!(
@@ -175,7 +166,7 @@ fn select(filter: &str) -> Result<Vec<&'static Group>> {
         );
     }
     let has_row = |group: &&Group| group.rows.iter().any(|row| row.name.contains(filter));
-    Ok(groups.into_iter().flatten().filter(has_row).collect())
+    Ok(groups().filter(has_row).collect())
 }
 
 fn measure(groups: &[&Group]) -> Result<Vec<Measured>> {
@@ -285,4 +276,22 @@ fn mean_run(command: &mut Command, times: u32) -> Result<f64> {
 
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
+}
+
+/// How many runs make a sample. Node's take long, so they are fewer.
+fn runs(who: Who) -> u32 {
+    if who == Who::Node { 2 } else { 20 }
+}
+
+/// The duration of an example without arguments in an empty folder, and its overhead over the command
+/// alone.
+fn whole_run(who: Who, example: &Example, bare: &mut Command) -> Result<Vec<f64>> {
+    let folder = TempDir::new()?;
+    let bare = mean_run(bare.current_dir(folder.path()), 20)?;
+    if who == Who::Baseline {
+        return Ok(vec![bare, f64::NAN]);
+    }
+    let mut command = program(who, example);
+    let whole = mean_run(command.current_dir(folder.path()), runs(who))?;
+    Ok(vec![whole, whole - bare])
 }

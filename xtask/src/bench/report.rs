@@ -118,15 +118,18 @@ fn machine() -> Result<String> {
     let mut system = System::new();
     system.refresh_cpu_all();
     let cpu = system.cpus().first().map_or("unknown", |cpu| cpu.brand());
+    let kernel = System::kernel_version().unwrap_or_default();
+    let kernel: Vec<_> = kernel.split('.').take(2).collect();
     let first_line = |program: &str, arg: &str| {
         let output = Command::new(program).arg(arg).output().ok()?;
         let text = String::from_utf8(output.stdout).ok()?;
         text.lines().next().map(str::to_owned)
     };
     Ok(format!(
-        "{} CPUs ({cpu}), {}; {}; {}.",
+        "{} CPUs ({cpu}), {} {}; {}; {}.",
         thread::available_parallelism()?,
-        first_line("uname", "-sr").context("uname prints nothing")?,
+        System::name().unwrap_or_default(),
+        kernel.join("."),
         first_line("rustc", "--version").context("rustc prints nothing")?,
         first_line("node", "--version").map_or("no Node".into(), |node| format!("Node {node}")),
     ))

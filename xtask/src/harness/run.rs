@@ -1,8 +1,10 @@
 //! Runs a program and keeps its output. Fails if the program does not end or leaves a process running.
 
 use std::env;
+use std::fs;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{self, Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -71,17 +74,25 @@ struct Captured {
     reader: Option<JoinHandle<()>>,
 }
 
-/// Kills everything that the checks have started and that still runs, when this is dropped or this
-/// process gets a signal to end. Some of it has a process group of its own, which Ctrl-C does not reach.
-pub struct Sweep(());
+/// Kills everything that the checks have started and that still runs, and removes their temporary
+/// folders, when this is dropped or this process gets a signal to end. Ctrl-C does not reach what has a
+/// process group of its own.
+pub struct Sweep {
+    /// The folder of all temporary folders.
+    folder: PathBuf,
+}
 
 impl Sweep {
     /// # Safety
     ///
     /// No other thread may be using the environment.
     pub unsafe fn new() -> Result<Self> {
+        let folder = TempDir::new()?.keep();
         // SAFETY: the caller promises that.
-        unsafe { env::set_var(MARK, format!("{}-", process::id())) };
+        unsafe {
+            env::set_var(MARK, format!("{}-", process::id()));
+            env::set_var("TMPDIR", &folder);
+        }
         let runtime = Builder::new_current_thread().enable_io().build()?;
         let inside = runtime.enter();
         let mut hangup = signal(SignalKind::hangup())?;
@@ -90,6 +101,9 @@ impl Sweep {
         let mut quit = signal(SignalKind::quit())?;
         let mut terminate = signal(SignalKind::terminate())?;
         drop(inside);
+        let on_signal = Self {
+            folder: folder.clone(),
+        };
         thread::spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
@@ -99,16 +113,17 @@ impl Sweep {
                     _ = terminate.recv() => {}
                 }
             });
-            drop(Self(()));
+            drop(on_signal);
             process::exit(1);
         });
-        Ok(Self(()))
+        Ok(Self { folder })
     }
 }
 
 impl Drop for Sweep {
     fn drop(&mut self) {
         kill_marked(&format!("{MARK}={}-", process::id()));
+        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 

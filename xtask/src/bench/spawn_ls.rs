@@ -1,4 +1,4 @@
-//! What spawn-ls and exec-count cost.
+//! What spawn-ls costs.
 
 use std::process::{Command, Stdio};
 use std::thread;
@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use os_pipe::pipe;
-use tempfile::TempDir;
 
-use super::{Group, Who, cost, mean_run, program, rate};
-use crate::examples::{EXEC_COUNT, Example, SPAWN_LS};
+use super::{Group, Who, cost, mean_run, program, rate, runs, whole_run};
+use crate::examples::SPAWN_LS;
 use crate::harness::processes::memory;
 use crate::harness::run::start_on;
 
@@ -50,38 +49,7 @@ pub const GROUPS: &[Group] = &[
         one_cpu: true,
         sample: streaming,
     },
-    Group {
-        rows: &[
-            cost("exec-count: whole run", "ms"),
-            cost("exec-count: overhead of a whole run", "ms"),
-        ],
-        rounds: 11,
-        one_cpu: false,
-        sample: |who| {
-            let mut shell = Command::new("/bin/sh");
-            shell.args(["-c", "find . -type f | wc -l"]);
-            whole_run(who, &EXEC_COUNT, &mut shell)
-        },
-    },
 ];
-
-/// How many runs make a sample. Node's take long, so they are fewer.
-fn runs(who: Who) -> u32 {
-    if who == Who::Node { 2 } else { 20 }
-}
-
-/// The duration of an example without arguments in an empty folder, and its overhead over the command
-/// alone.
-fn whole_run(who: Who, example: &Example, bare: &mut Command) -> Result<Vec<f64>> {
-    let folder = TempDir::new()?;
-    let bare = mean_run(bare.current_dir(folder.path()), 20)?;
-    if who == Who::Baseline {
-        return Ok(vec![bare, f64::NAN]);
-    }
-    let mut command = program(who, example);
-    let whole = mean_run(command.current_dir(folder.path()), runs(who))?;
-    Ok(vec![whole, whole - bare])
-}
 
 /// A command's output, through the program or `cat`, to a reader that does nothing with it.
 fn streaming(who: Who) -> Result<Vec<f64>> {
