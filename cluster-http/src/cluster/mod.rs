@@ -40,9 +40,9 @@
 //! }
 //! ```
 //!
-//! **Signals.** In the primary, [`Cluster::listen`] installs handlers: SIGTERM and SIGINT shut the
-//! cluster down gracefully, and SIGHUP starts a rolling restart. In a worker, SIGTERM shuts that
-//! worker down gracefully.
+//! **Signals.** In the primary, [`Cluster::listen`] installs handlers. SIGTERM and SIGINT shut the
+//! cluster down gracefully; then [`Cluster::next_event`] returns `None`. SIGHUP starts a rolling restart.
+//! In a worker, SIGTERM shuts that worker down gracefully.
 //!
 //! **How it works.** Each worker has a control socket to the primary on its stdin. The primary sends
 //! a connection with one byte, and the worker answers with one byte when it has taken it. If a worker

@@ -235,7 +235,8 @@ impl Primary {
         ours.set_nonblocking(true)?;
         let mut socket = UnixStream::from_std(ours)?;
         let pid = child.id().expect("it has not been waited for");
-        if let Ok(Ok(READY)) = timeout(READY_WITHIN, socket.read_u8()).await {
+        let ready = timeout(READY_WITHIN, socket.read_u8()).await;
+        if let Ok(Ok(READY)) = ready {
             let control = ControlSocket::new(socket);
             return Ok(Worker {
                 pid,
@@ -246,9 +247,10 @@ impl Primary {
         }
         let _ = child.start_kill();
         let status = child.wait().await?;
-        Err(io::Error::other(format!(
-            "worker {pid} exited before it was ready ({status})"
-        )))
+        Err(io::Error::other(match ready {
+            Err(_) => format!("worker {pid} was not ready within {READY_WITHIN:?}"),
+            Ok(_) => format!("worker {pid} exited before it was ready ({status})"),
+        }))
     }
 
     async fn shutdown_is_overdue(&self) {

@@ -125,7 +125,7 @@ fn new_worker_closes_its_socket(_: Command) -> Result<()> {
 
 /// It is killed after ten seconds.
 fn new_worker_never_ready(_: Command) -> Result<()> {
-    old_workers_stay("exec cat", 1, "exited before it was ready (signal: 9")
+    old_workers_stay("exec cat", 1, "was not ready within 10s")
 }
 
 /// A rolling restart to such a program leaves all workers as they are.
