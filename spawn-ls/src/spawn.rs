@@ -231,6 +231,17 @@ impl fmt::Display for Data<'_> {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn data_as_bytes_and_as_text() {
+        let mut printf = spawn(Command::new("printf").arg(r"a\377")).unwrap();
+        let event = printf.next_event().await.unwrap();
+        let Some(Event::Stdout(data)) = event else {
+            panic!("{event:?}");
+        };
+        assert_eq!(&data[..], b"a\xff");
+        assert_eq!(data.to_string(), "a\u{fffd}");
+    }
+
     /// The next byte always comes within the time that a chunk waits for more.
     #[tokio::test]
     async fn small_writes_are_not_held_back() {
