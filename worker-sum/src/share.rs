@@ -1,4 +1,4 @@
-//! A range of numbers that several threads go through together, by one atomic number. Node's threads
+//! A range of numbers that several threads go through together, by one atomic integer. Node's threads
 //! would use `Atomics` on a `SharedArrayBuffer`.
 //!
 //! Copy this file. It needs no crate.

@@ -34,7 +34,7 @@ pub const GROUPS: &[Group] = &[
     Group {
         rows: &[
             rate("fork-ipc: round trips", "/s"),
-            rate("fork-ipc: messages one way, all answered", "/s"),
+            rate("fork-ipc: messages without waiting for answers", "/s"),
         ],
         rounds: 5,
         one_cpu: false,
