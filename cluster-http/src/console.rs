@@ -98,9 +98,9 @@ fn complete<const N: usize>(args: Vec<OsString>, defaults: [&str; N]) -> Result<
     Ok(complete)
 }
 
-/// Resets the signals that the parent has blocked or ignores, as Node does when it starts. SIGHUP
-/// ignored by `nohup` and SIGINT ignored by a shell's `&` still have no effect: they are blocked,
-/// because the program is going to handle them.
+/// Resets the signals that the parent has blocked or ignores, as Node does when it starts. If the
+/// parent ignores SIGHUP (`nohup`) or SIGINT (a shell's `&`), this blocks it. Otherwise the program's
+/// handler would get it.
 fn reset_signals() -> Result<()> {
     let mut blocked = SigSet::empty();
     // Without SIGCHLD, no child could be waited for.

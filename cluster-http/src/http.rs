@@ -256,7 +256,7 @@ fn close_after<B>(response: &mut Response<B>) {
 /// would close the connection.
 pub struct Body {
     first: Option<Result<Frame<Bytes>, hyper::Error>>,
-    /// There until this is dropped.
+    /// `Some` until dropped.
     rest: Option<Incoming>,
 }
 
@@ -303,7 +303,7 @@ mod tests {
         let copy = connection.try_clone().unwrap();
         let server = create_server(async |_| Response::new(String::new()));
         server.serve(TcpStream::from_std(connection).unwrap());
-        // The server is dropped, and serves no longer than until its first poll.
+        // The connection's task sets the option in its first poll.
         tokio::task::yield_now().await;
         let milliseconds = u128::from(getsockopt(&copy, TcpUserTimeout).unwrap());
         assert_eq!(milliseconds, READ_WITHIN.as_millis());

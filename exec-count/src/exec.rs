@@ -287,9 +287,9 @@ async fn fill(
     Ok(())
 }
 
-/// A shell script that reads from its stdin the id of a process group, and then the number of a
-/// signal or the end of the file, and kills the group. The end of the file also comes when this
-/// process is killed.
+/// A shell script that reads a process group and a signal number from its stdin, and kills the group.
+/// If stdin ends before the signal number, it sends SIGTERM. stdin also ends when this process is
+/// killed.
 const GUARD: &str = r#"
     read -r group || exit
     read -r signal || signal=15
@@ -387,8 +387,8 @@ mod tests {
         }
     }
 
-    /// A command with a pipe as its descriptor 9, and the other end once the command has written a
-    /// line to it. The pipe ends when everything that the command has started has ended.
+    /// A command whose descriptor 9 is a pipe, and a task that waits for its first line and returns the
+    /// read end. The pipe ends when all processes of the command have ended.
     async fn with_pipe(name: &str, command: &str) -> (String, JoinHandle<BufReader<File>>) {
         let path = env::temp_dir().join(format!("exec-{name}-{}", process::id()));
         let made = exec_file("mkfifo", [&path], &Options::default()).await;

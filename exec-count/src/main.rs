@@ -31,7 +31,7 @@ Default: find . -type f | wc -l";
 
 fn main() -> ExitCode {
     console::run(USAGE, ["find . -type f | wc -l"], async |[command]| {
-        // Node throws an error for this, instead of passing one.
+        // Node throws here, and does not call the callback.
         ensure!(!command.is_empty(), "COMMAND is empty");
         run(&command).await
     })

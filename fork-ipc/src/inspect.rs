@@ -214,8 +214,8 @@ fn align(entries: &[String], columns: usize, are_numbers: bool) -> Vec<String> {
     entries.chunks(columns).map(row).collect()
 }
 
-/// The number of columns that `text` takes in a terminal. Node, too, adds up its characters, even
-/// where several are one emoji.
+/// The number of columns that `text` takes in a terminal. As in Node, each character counts, even if
+/// several form one emoji.
 fn width(text: &str) -> usize {
     text.chars().filter_map(UnicodeWidthChar::width).sum()
 }

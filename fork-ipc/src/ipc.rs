@@ -119,8 +119,8 @@ pub fn fork(mut command: Command) -> io::Result<Child> {
     Ok(Child { channel, process })
 }
 
-/// The channel to the process that has forked this one: Node's `process`, as far as
-/// `process.send()`, `process.on('message')` and `process.disconnect()` go.
+/// The channel to the process that has forked this one: Node's `process.send()`,
+/// `process.on('message')` and `process.disconnect()`.
 ///
 /// Removes the channel's variables from the environment and makes the channel close-on-exec, so that
 /// no child of this process uses it.
@@ -150,7 +150,7 @@ pub unsafe fn process() -> io::Result<Channel> {
         )));
     }
 
-    // SAFETY: it may not be open, and then `fcntl` fails.
+    // SAFETY: if the descriptor is closed, `fcntl` fails.
     let inherited = unsafe { BorrowedFd::borrow_raw(fd) };
     let flags = fcntl(inherited, FcntlArg::F_GETFD).map_err(|_| invalid_fd("not open"))?;
     if FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC) {
@@ -271,8 +271,8 @@ impl Channel {
             let cmd = message.get("cmd").and_then(Value::as_str).unwrap_or("");
             match cmd.strip_prefix("NODE_") {
                 None | Some("") => return Ok(Some(message)),
-                // The peer waits for an answer before it sends anything else. The system has
-                // closed the handle, as this does not receive it.
+                // The peer waits for an answer before it sends anything else. The system has closed the
+                // handle, as `read` receives none.
                 Some("HANDLE") => {
                     self.send(&json!({ "cmd": "NODE_HANDLE_NACK" }))?;
                 }
@@ -353,7 +353,7 @@ impl Sender {
     /// Tells the other side that no more messages come: Node's `child.disconnect()` and
     /// `process.disconnect()`. What the other side still sends can be received.
     pub fn disconnect(&self) {
-        // It fails when the other side was first.
+        // It can fail if the other side closed first.
         let _ = self.socket().shutdown(Shutdown::Write);
     }
 

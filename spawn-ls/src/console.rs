@@ -36,7 +36,7 @@ pub fn error(line: impl Display) -> io::Result<()> {
 
 /// Writes the line with one `write` if possible, so that the lines of several processes do not mix.
 fn write_line(out: impl AsFd, name: &str, line: &impl Display) -> io::Result<()> {
-    // As long as the longest chunk with its label, so that it is not copied while it grows.
+    // Room for the longest chunk and its label, so that the buffer does not grow.
     let mut bytes = Vec::with_capacity(65 * 1024);
     writeln!(bytes, "{line}")?;
     let mut rest = &bytes[..];

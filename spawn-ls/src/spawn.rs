@@ -50,11 +50,11 @@ const CHUNK: usize = 64 * 1024;
 /// writes as one chunk, because it takes about this long to read.
 const GATHER: Duration = Duration::from_millis(2);
 
-/// The system's number for a file that is executable, but in no format it knows.
+/// The error number for an executable file in an unknown format.
 const ENOEXEC: i32 = 8;
 
-/// A running command: Node's `ChildProcess`. It is killed when this is dropped. What the command has
-/// started itself is not.
+/// A running command: Node's `ChildProcess`. It is killed when this is dropped. Its child processes are
+/// not.
 pub struct ChildProcess {
     child: Child,
     stdout: Output<ChildStdout>,
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(data.to_string(), "a\u{fffd}");
     }
 
-    /// The next byte always comes within the time that a chunk waits for more.
+    /// Each byte comes less than [`GATHER`] after the one before.
     #[tokio::test]
     async fn small_writes_are_not_held_back() {
         let moment = "i=0; while [ $i -lt 100 ]; do i=$((i + 1)); done";

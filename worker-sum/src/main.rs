@@ -55,7 +55,7 @@ fn main_thread(num: String, workers: usize) -> Result<ExitCode> {
 
 // else
 fn worker_thread(worker_data: &WorkerData, parent_port: &ParentPort<u128>) -> Result<()> {
-    // Without `?`: that stdout fails is no error of the worker.
+    // Without `?`: a failing stdout is no error of the worker.
     let _ = console::log("This is a worker thread");
     let num = &worker_data.num;
     let Ok(end) = num.parse::<u64>() else {

@@ -46,7 +46,7 @@ impl Iterator for Numbers<'_> {
     fn next(&mut self) -> Option<u64> {
         if self.part.is_empty() {
             let end_of = |start: u64| start + ((self.end - start) / 64).max(1);
-            // No other memory depends on this number, so no order with it is needed.
+            // No other memory depends on this number, so `Relaxed` is enough.
             let taken = self
                 .next
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |start| {

@@ -140,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    /// The next event, as text. None takes this long.
+    /// The next event, as text. No event takes this long.
     fn next<T: Debug>(events: &Receiver<Event<T>>) -> String {
         let event = events.recv_timeout(Duration::from_secs(20));
         event.map_or_else(|error| format!("{error:?}"), |event| format!("{event:?}"))

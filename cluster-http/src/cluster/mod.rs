@@ -68,8 +68,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 #[allow(unused_imports)]
 pub use worker::{Worker, worker};
 
-/// If more workers than this, plus the number of workers, have died within [`RESTART_PAUSE`], the
-/// next one starts after that pause.
+/// If the deaths within [`RESTART_PAUSE`] exceed this plus the number of workers, the next worker
+/// starts after that pause.
 const DEATHS: usize = 5;
 const RESTART_PAUSE: Duration = Duration::from_secs(2);
 
@@ -104,7 +104,7 @@ pub struct Cluster {
     forks: UnboundedSender<Duration>,
     events: UnboundedReceiver<io::Result<Event>>,
     workers: usize,
-    /// When workers have died recently.
+    /// Times of recent worker deaths.
     deaths: Vec<Instant>,
 }
 
@@ -155,8 +155,8 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// When a worker exits before any was ready, or after a second signal, which kills the workers. Do
-    /// not call this again after an error.
+    /// When a worker fails to start before any is ready, or after a second signal, which kills the
+    /// workers. Do not call this again after an error.
     pub async fn next_event(&mut self) -> io::Result<Option<Event>> {
         if self.workers == 0 {
             return Ok(None);

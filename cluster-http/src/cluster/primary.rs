@@ -71,7 +71,7 @@ pub fn listen_on(
     let (connections, queue) = RoundRobin::new();
     let (ready, workers) = mpsc::unbounded_channel();
     let primary = Primary {
-        // The path, not the file: a new program that is moved there becomes the next worker.
+        // A path, so that the next workers run a new program that is moved there.
         program: env::current_exe()?,
         address: listener.local_addr()?,
         events,
@@ -90,7 +90,7 @@ pub fn listen_on(
     let accepting = tokio::spawn(accept(listener, queue, primary.shutdown.subscribe()));
     tokio::spawn(async move {
         Arc::new(primary).supervise(signals, forks, workers).await;
-        // It still runs if there was no worker for its connections.
+        // `accept` still runs if no worker took its connections.
         accepting.abort();
     });
     Ok(())

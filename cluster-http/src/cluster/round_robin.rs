@@ -21,7 +21,7 @@ const LAST_CONNECTIONS: usize = 4096;
 /// How many connections a worker may have been sent and not yet taken.
 const IN_FLIGHT: usize = 64;
 
-/// A worker that has not taken a connection within this time gets no other one until it has.
+/// A worker must take a connection within this time. Until it does, it gets no other.
 const TAKES_WITHIN: Duration = Duration::from_millis(10);
 
 /// How long to wait when no descriptor is left for a connection.
@@ -114,7 +114,7 @@ impl RoundRobin {
         loop {
             let takes = worker.takes_connections();
             if !takes {
-                // It loses its place among those that wait.
+                // The worker loses its turn.
                 next.set(next_connection());
             }
             tokio::select! {
@@ -130,7 +130,7 @@ impl RoundRobin {
                 connection = &mut next, if takes => {
                     let Some(connection) = connection else { return };
                     next.set(next_connection());
-                    // It may have waited long for this connection.
+                    // The worker may hang by now.
                     if !worker.takes_connections() {
                         self.give_back(connection);
                     } else if let Err(connection) = worker.send(connection) {

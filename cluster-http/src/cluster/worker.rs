@@ -13,8 +13,8 @@ use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The variable that makes a process a worker. It holds the inode of the socket on its stdin: a
-/// child of a worker may inherit the variable, but not the socket, so it is no worker.
+/// The variable that makes a process a worker. It holds the inode of the socket on the worker's stdin.
+/// A child of a worker can inherit only the variable, so it is not a worker.
 pub const VARIABLE: &str = "CLUSTER_WORKER";
 
 /// What a worker writes: it is ready; it has taken a connection; it had no descriptor for one.
@@ -57,7 +57,7 @@ pub fn worker() -> io::Result<Option<Worker>> {
 }
 
 impl Worker {
-    /// Tells the primary that this worker is ready for connections. The first call of one is Node's
+    /// Tells the primary that this worker is ready for connections. The first worker's call is Node's
     /// `'listening'`.
     pub fn listen(&mut self) {
         self.answer(READY);
@@ -84,7 +84,7 @@ impl Worker {
                 }
             }
         }
-        // The primary then gives the connections that were not taken to another worker.
+        // The primary then gives another worker the connections that were not taken.
         let _ = shutdown(self.primary.as_raw_fd(), Shutdown::Both);
         None
     }
@@ -95,8 +95,8 @@ impl Worker {
     }
 }
 
-/// A connection from the primary; `None` if this process has no descriptor left for it. Fails when
-/// no more come.
+/// A connection from the primary; `None` if this process has no descriptor left for it. Fails when the
+/// socket has ended.
 fn receive(primary: &UnixStream) -> io::Result<Option<TcpStream>> {
     let mut byte = [0];
     let mut data = [IoSliceMut::new(&mut byte)];

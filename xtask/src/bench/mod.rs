@@ -54,7 +54,7 @@ struct Row {
 enum Kind {
     /// Less is better.
     Cost,
-    /// More is better. Its inverse is a cost: work in a time becomes time for a work.
+    /// More is better. Its inverse is a cost: the time for one unit of work.
     Rate,
     /// More is better, and it says nothing about cost.
     Gain,

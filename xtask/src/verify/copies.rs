@@ -175,7 +175,7 @@ fn pasted(edition: &str) -> Result<PathBuf> {
     keep(&folder, &format!("pasted-{edition}"))
 }
 
-/// Where cargo keeps what copies are built to: beside the examples' programs.
+/// Cargo's target folder for the copies, beside the examples' programs.
 fn target() -> PathBuf {
     SPAWN_LS.program().with_file_name("copies")
 }
@@ -183,7 +183,7 @@ fn target() -> PathBuf {
 fn cargo_in(folder: &Path) -> Command {
     let mut cargo = cargo();
     cargo.current_dir(folder).env("CARGO_TARGET_DIR", target());
-    // Nobody debugs these programs, and they build faster without.
+    // Without debug information, these programs build faster.
     cargo.env("CARGO_PROFILE_DEV_DEBUG", "0");
     cargo
 }
@@ -250,7 +250,7 @@ fn is_refused(file: File, folder: &Path, end: &str) -> Result<()> {
     Ok(())
 }
 
-/// What stands between two texts in the output so far, once it does.
+/// Waits for the text between `before` and `after` in the output.
 fn between(text: impl Fn() -> String, before: &str, after: &str) -> Result<String> {
     wait_until(&format!("{before}…{after}"), || {
         let text = text();

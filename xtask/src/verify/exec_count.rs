@@ -123,8 +123,8 @@ fn background_process_goes_on(mut command: Command) -> Result<()> {
     program.finish()?.ended_with("", 0)
 }
 
-/// The program ends by `signal` while a pipeline runs, of which one part prints and cleans up when
-/// it gets SIGTERM, and the others do not end by themselves.
+/// Ends the program by `signal` while a pipeline runs. On SIGTERM, one part of the pipeline prints and
+/// cleans up. The others do not end by themselves.
 fn pipeline_ends(
     mut command: Command,
     signal: Signal,
@@ -203,7 +203,7 @@ fn stdout_closed_early(mut command: Command) -> Result<()> {
     program.finish()?.ended_with("", 0)
 }
 
-/// As where stdout is shared with Node.
+/// Node makes its pipes non-blocking.
 fn nonblocking_stdout(mut command: Command) -> Result<()> {
     command.arg("head -c 1000000 /dev/zero");
     let expected = [b"Number of files: ", &[0; 1_000_000][..], b"\n"].concat();

@@ -412,7 +412,7 @@ fn channel_fd_of_another(mut command: Command) -> Result<()> {
     output.ended_with("", 0)
 }
 
-/// As from a parent that has made both ends so.
+/// A parent can make both ends non-blocking.
 fn nonblocking_channel(_: Command) -> Result<()> {
     let (mut ours, theirs) = UnixStream::pair()?;
     ours.set_read_timeout(Some(LIMIT))?;
@@ -439,7 +439,7 @@ fn nonblocking_channel(_: Command) -> Result<()> {
     output.ended_with("", 0)
 }
 
-/// As where stdout is shared with Node.
+/// Node makes its pipes non-blocking.
 fn nonblocking_stdout(mut command: Command) -> Result<()> {
     let script = "printf '\"%0200000d\"\\n' 7 >&$NODE_CHANNEL_FD";
     command.args(["sh", "-c", script]);
@@ -472,6 +472,6 @@ fn child_ends_when_the_parent_is_killed(mut command: Command) -> Result<()> {
     gates.reported(1)?;
     program.signal(Signal::SIGKILL)?;
     gates.open(2)?;
-    // The child receives what was sent before that, and answers nobody.
+    // The child still gets the message. Nobody gets its answer.
     program.finish()?.ended_with("", -(Signal::SIGKILL as i32))
 }

@@ -57,7 +57,7 @@ struct Script {
     end: String,
     /// The code with which it ends, if not by a signal.
     code: Option<u32>,
-    /// Where the pieces are that are too long for a script.
+    /// The files of the pieces that `printf` cannot write.
     folder: TempDir,
 }
 
@@ -234,7 +234,7 @@ fn pick<T: Copy>(rng: &mut Rng, choices: &[T]) -> T {
     choices[rng.usize(0..choices.len())]
 }
 
-/// As many as `length` allows.
+/// A random number of items.
 fn some<T, C: FromIterator<T>>(
     rng: &mut Rng,
     length: Range<usize>,
@@ -277,7 +277,7 @@ fn text(rng: &mut Rng) -> String {
     text
 }
 
-/// A message, or what is `depth` levels deep in one.
+/// A value that is `depth` levels deep in a message.
 fn value(rng: &mut Rng, depth: u32) -> Value {
     match rng.u32(0..if depth < 5 { 12 } else { 6 }) {
         0 => pick(rng, &[None, Some(false), Some(true)]).into(),

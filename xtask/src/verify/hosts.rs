@@ -71,7 +71,7 @@ static HOSTS: Package = Package::new(|| {
     keep(&folder, "hosts")
 });
 
-/// Where it listens, once it says so.
+/// Connects to the program's address.
 fn listening(program: &Running) -> Result<Client> {
     let address = wait_until("it to listen", || {
         let text = program.stdout() + &program.stderr();
@@ -199,7 +199,7 @@ fn commands() -> Result<()> {
     same("the marks of the commands", &expected, &marks)
 }
 
-/// One of its commands leaves behind what sleeps for three seconds.
+/// One of its commands leaves a process that sleeps for 3 seconds.
 fn stream() -> Result<()> {
     let command = HOSTS.command("stream")?;
     let start = Instant::now();

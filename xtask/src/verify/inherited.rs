@@ -139,7 +139,7 @@ fn no_descriptors(mut command: Command, start: &Start) -> Result<()> {
     output.ended_with_code(1)
 }
 
-/// The command below a program that makes it process 1, as the first process of a container is.
+/// Runs the command as process 1, like the first process of a container.
 fn unshare(command: &mut Command) -> Command {
     let mut unshare = Command::new("unshare");
     unshare

@@ -74,8 +74,8 @@ fn checks() -> Result<Vec<Trial>> {
     Ok(checks)
 }
 
-/// What a filter selects. With `--exact` it is the whole name of a check. Otherwise it is the name of a
-/// group or the start of one, or else a part of the names of checks.
+/// What a filter selects. With `--exact`, the filter is the whole name of a check. Otherwise it is the
+/// start of one group's name, or else a part of checks' names.
 ///
 /// # Errors
 ///

@@ -80,7 +80,7 @@ fn transcripts(readme: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What a command prints that gets Ctrl-C after so many lines.
+/// A command's output, with Ctrl-C after `lines` lines.
 fn until_interrupted(mut shell: Command, lines: usize) -> Result<String> {
     let program = start({
         shell.process_group(0);
@@ -170,7 +170,7 @@ fn collect(folder: &Path, extensions: &[&str], into: &mut Vec<String>) -> Result
     Ok(())
 }
 
-/// What `cargo` commands name is there.
+/// The names in `cargo` commands exist.
 fn commands(readme: &Path) -> Result<()> {
     let text = read(readme)?;
     let words: Vec<_> = text.split([' ', '\n', '`']).collect();
@@ -209,7 +209,7 @@ fn links(readme: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What stands in the parentheses of the links of a text.
+/// The targets of the links in a text.
 fn targets(text: &str) -> Vec<String> {
     let links = text.split("](").skip(1);
     links

@@ -107,8 +107,8 @@ fn document(command: Command) -> Result<()> {
     output.ended_with("", 0)
 }
 
-/// Runs a program up to 10 times, and asks that most runs are good: how fast the command writes is
-/// a matter of chance on a busy machine.
+/// Runs a program up to 10 times, until 5 runs are good: on a busy machine, the speed of the command
+/// varies.
 fn mostly(command: &Command, args: &[&str], good: impl Fn(&str) -> bool) -> Result<()> {
     let (mut good_runs, mut bad) = (0, Vec::new());
     while good_runs < 5 {
@@ -195,8 +195,8 @@ fn close_waits_for_the_pipes(mut command: Command) -> Result<()> {
 fn script_without_interpreter(mut command: Command) -> Result<()> {
     let folder = TempDir::new()?;
     let script = folder.path().join("script");
-    // Written by another process: what this one has open for writing cannot be started while a
-    // program that another check is starting has a copy of the descriptor.
+    // Another process writes it: a child of another check could hold this process's descriptor between
+    // fork and exec, and a file open for writing cannot be run.
     let mut shell = Command::new("sh");
     shell
         .args(["-c", "echo 'echo \"$1\"' > \"$0\"; chmod +x \"$0\""])
@@ -299,7 +299,7 @@ fn stdout_closed_early_ends_the_command(mut command: Command) -> Result<()> {
     program.finish()?.ended_with("", 0)
 }
 
-/// As where stdout is shared with Node.
+/// Node makes its pipes non-blocking.
 fn nonblocking_stdout(mut command: Command) -> Result<()> {
     command.args(["head", "-c", "1000000", "/dev/zero"]);
     let zeros = read_late(command)?

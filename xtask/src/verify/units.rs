@@ -34,9 +34,7 @@ fn run_test(program: &Path, test: &str) -> Result<Completion> {
     output.ended_with_code(0)?;
     let stdout = output.stdout();
     if stdout.contains(" 1 ignored;") {
-        return Ok(Completion::ignored_with(
-            "this system has not what it needs",
-        ));
+        return Ok(Completion::ignored_with("this system lacks what it needs"));
     }
     ensure!(stdout.contains("ok. 1 passed;"), "{stdout}");
     Ok(Completion::Completed)

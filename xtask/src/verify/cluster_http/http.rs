@@ -107,7 +107,7 @@ fn bad_requests(command: Command) -> Result<()> {
     ] {
         refuses(&server, &request, status)?;
     }
-    // What is just not too long is answered.
+    // A request below the limit is answered.
     let mut client = server.connect()?;
     client.send(format!(
         "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",

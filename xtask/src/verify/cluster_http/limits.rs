@@ -78,7 +78,7 @@ fn out_of_descriptors(command: Command) -> Result<()> {
     server.shut_down()
 }
 
-/// What a worker starts gets none of its descriptors.
+/// A worker's children inherit none of its sockets.
 fn nothing_leaks_below_a_worker(command: Command) -> Result<()> {
     const CLOSE_ON_EXEC: u32 = 0o2_000_000;
     let server = Server::start(command, 1)?;
@@ -139,7 +139,7 @@ fn is_ignored(name: &str, signal: Signal, command: &Command) -> Result<()> {
     let server = Server::start(below_a_shell(&format!("trap '' {name}"), command), 1)?;
     let workers = server.workers();
     server.program.signal(signal)?;
-    // What the signal does would be done before what the next one does.
+    // The primary would act on `signal` before the worker's death.
     signal_to(workers[0], Signal::SIGKILL)?;
     server.wait_for_death(workers[0])?;
     server.wait_for_workers(1)?;

@@ -144,7 +144,7 @@ fn cannot_listen(mut command: Command, address: SocketAddr) -> Result<()> {
     output.ended_with(&stderr, 1)
 }
 
-/// Although the system remembers for a minute the connections that the server has closed.
+/// The server's closed connections are in TIME_WAIT, which does not block the port.
 fn port_free_again_at_once(command: Command) -> Result<()> {
     let server = Server::start(CLUSTER_HTTP.rust_command(), 1)?;
     let mut idle = server.connect()?;

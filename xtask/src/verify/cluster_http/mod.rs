@@ -91,9 +91,9 @@ impl Deployed {
         Ok(fs::rename(new, self.path())?)
     }
 
-    /// Replaces the program by a shell script. Another process writes it: a program that another
-    /// check is just starting has a copy of what this one has open, and what is open for writing
-    /// cannot be started.
+    /// Replaces the program by a shell script. Another process writes it: a child of another check
+    /// could hold this process's descriptor between fork and exec, and a file open for writing cannot
+    /// be run.
     fn replace_by(&self, script: &str) -> Result<()> {
         let mut shell = Command::new("sh");
         shell.args([

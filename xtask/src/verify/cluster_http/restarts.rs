@@ -136,8 +136,8 @@ fn crash_loop(_: Command) -> Result<()> {
     server.stop()
 }
 
-/// Starts the program so that it finds its file gone. Such a file is known by its old name
-/// and `(deleted)`: a script of that name is what the primary then starts its workers from.
+/// Starts the program from a deleted file. Linux adds ` (deleted)` to the path of such a file: the
+/// primary starts its workers from that path, where `script` is.
 fn without_its_file(script: Option<&str>) -> Result<(Running, Deployed)> {
     let deployed = Deployed::new()?;
     if let Some(script) = script {
@@ -172,7 +172,7 @@ fn no_program_to_start(_: Command) -> Result<()> {
     gives_up(None, "cannot start ", says)
 }
 
-/// It ends with one line, which starts and ends so.
+/// The program fails with one line: `start`…`end`.
 fn gives_up(script: Option<&str>, start: &str, end: &str) -> Result<()> {
     let (program, _deployed) = without_its_file(script)?;
     let output = program.finish()?;

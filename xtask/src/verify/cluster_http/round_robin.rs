@@ -156,7 +156,7 @@ fn stopped_worker(command: Command) -> Result<()> {
     server.shut_down()
 }
 
-/// It holds an upload that does not end, and its listener is closed meanwhile.
+/// The worker shuts down with an open upload, and gets no new connections.
 fn worker_that_shuts_down_slowly(command: Command) -> Result<()> {
     let server = Server::start(command, 2)?;
     let mut uploads = Vec::new();
@@ -180,7 +180,7 @@ fn worker_that_shuts_down_slowly(command: Command) -> Result<()> {
     server.shut_down()
 }
 
-/// Only the clients whose connections it held wait.
+/// Only clients of a worker that dies have to wait.
 fn worker_that_dies_after_each_start(_: Command) -> Result<()> {
     let deployed = Deployed::new()?;
     let server = Server::start(deployed.command(), 2)?;

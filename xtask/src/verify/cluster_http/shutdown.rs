@@ -132,7 +132,7 @@ fn sigterm_right_after_the_first_line(_: Command) -> Result<()> {
     Ok(())
 }
 
-/// Its next request may be on its way, but for two seconds at most.
+/// The server allows two seconds for a request on its way.
 fn idle_connection(command: Command) -> Result<()> {
     let server = Server::start(command, 1)?;
     let mut idle = server.connect()?;
