@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{self, Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -25,6 +25,9 @@ use super::{same, wait_until};
 /// The variable that marks all processes that a check starts. It holds the id of this process and the
 /// number of the start.
 const MARK: &str = "XTASK_RUN";
+
+/// Read-locked while a program is started.
+static STARTING: RwLock<()> = RwLock::new(());
 
 /// The output of a program that has ended.
 pub struct Output {
@@ -122,6 +125,8 @@ impl Sweep {
 
 impl Drop for Sweep {
     fn drop(&mut self) {
+        // Other threads start nothing more until this process exits.
+        std::mem::forget(STARTING.write());
         kill_marked(&format!("{MARK}={}-", process::id()));
         let _ = fs::remove_dir_all(&self.folder);
     }
@@ -166,6 +171,7 @@ pub fn start_on(mut command: Command, stdout: impl Into<Stdio>) -> Result<Runnin
     static STARTS: AtomicU32 = AtomicU32::new(0);
     let start = STARTS.fetch_add(1, Ordering::Relaxed);
     let mark = format!("{MARK}={}-{start}.", process::id());
+    let _starting = STARTING.read();
     let mut child = command
         .env(MARK, &mark[MARK.len() + 1..])
         // The checks compare the system's messages, so these must be in English.
