@@ -4,7 +4,7 @@
 //! Copy this folder. It needs:
 //!
 //! ```sh
-//! cargo add nix tokio --features nix/socket,nix/uio,tokio/io-util,tokio/macros,tokio/net,tokio/process,tokio/rt-multi-thread,tokio/signal,tokio/sync,tokio/time
+//! cargo add nix tokio --features nix/fs,nix/socket,nix/uio,tokio/io-util,tokio/macros,tokio/net,tokio/process,tokio/rt-multi-thread,tokio/signal,tokio/sync,tokio/time
 //! ```
 //!
 //! The program is started once, as the primary, and starts itself again for each worker, with the

@@ -43,6 +43,7 @@ pub fn checks() -> Vec<Trial> {
         check("hosts::stream", stream),
         check("hosts::one_thread", one_thread),
         check("hosts::stream_route", stream_route),
+        check("hosts::http_stream", http_stream),
         check("hosts::web_socket", web_socket),
         prints(
             "jobs",
@@ -237,6 +238,17 @@ fn stream_route() -> Result<()> {
     })?;
     drop(client);
     wait_until_ended(yes)
+}
+
+/// The first piece of the body comes back before the client has sent the second.
+fn http_stream() -> Result<()> {
+    let program = start(HOSTS.command("http_stream")?)?;
+    let mut client = listening(&program)?;
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")?;
+    same("status", &200, &client.answer_to("HEAD")?.status)?;
+    same("first piece", b"1\r\na\r\n", &client.receive()?)?;
+    client.send("1\r\nb\r\n0\r\n\r\n")?;
+    same("the rest", b"1\r\nb\r\n0\r\n\r\n", &client.receive()?)
 }
 
 /// A message of one character, from the client with a mask of zeros.

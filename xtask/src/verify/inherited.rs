@@ -32,7 +32,7 @@ const STARTS: [Start; 3] = [
         example: SPAWN_LS,
         args: &["echo", "hi"],
         stdout: "stdout: hi\n\nchild process exited with code 0\n",
-        endless: &["yes"],
+        endless: &["sh", "-c", "while echo a; do sleep 0.1; done"],
     },
     Start {
         example: EXEC_COUNT,

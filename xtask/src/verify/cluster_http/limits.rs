@@ -145,5 +145,13 @@ fn is_ignored(name: &str, signal: Signal, command: &Command) -> Result<()> {
     server.wait_for_workers(1)?;
     let started = server.program.stdout().matches(" started\n").count();
     same("workers started", &2, &started)?;
+    // The system has not delivered it.
+    let status = fs::read_to_string(format!("/proc/{}/status", server.program.pid()))?;
+    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+    let pending = u64::from_str_radix(pending.context("its signals")?.trim(), 16)?;
+    ensure!(
+        pending & (1 << (signal as i32 - 1)) != 0,
+        "it is not blocked"
+    );
     server.shut_down()
 }

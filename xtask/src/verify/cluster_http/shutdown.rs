@@ -2,6 +2,8 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,7 +17,7 @@ use crate::harness::http::{Client, GET};
 use crate::harness::processes::{signal_to, wait_until_ended};
 use crate::harness::run::start;
 use crate::harness::server::Server;
-use crate::harness::{LIMIT, same};
+use crate::harness::{LIMIT, same, wait_until};
 use crate::verify::case::scenarios;
 
 /// A second signal that comes sooner is ignored.
@@ -160,16 +162,28 @@ fn long_request(command: Command) -> Result<()> {
     server.program.finish()?.ended_with_code(0)
 }
 
-/// It gets its last answer, although more of its requests have arrived.
+/// It sends many requests before it reads the first answer. It gets its last answer, although more of its
+/// requests have arrived.
 fn pipelining_client(_: Command) -> Result<()> {
     for _ in 0..5 {
         let server = Server::start(CLUSTER_HTTP.rust_command(), 1)?;
         let mut client = server.connect()?;
         let mut sender = client.try_clone()?;
-        // It sends as fast as the server reads, until the server closes the connection.
-        let sending = thread::spawn(move || while sender.send(GET.repeat(10)).is_ok() {});
-        same("answer", &hello(), &client.answer()?)?;
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counter = sent.clone();
+        let sending = thread::spawn(move || {
+            while sender.send(GET.repeat(10)).is_ok() {
+                counter.fetch_add(10, Ordering::Relaxed);
+            }
+        });
+        wait_until("the server to read no more", || {
+            let before = sent.load(Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(200));
+            let is_blocked = before > 0 && before == sent.load(Ordering::Relaxed);
+            Ok(is_blocked.then_some(()))
+        })?;
         server.program.signal(Signal::SIGTERM)?;
+        server.wait_for_refusal()?;
         // Nothing ends the connection before an answer has said that it is the last.
         let start = Instant::now();
         while !client.answer()?.closes {

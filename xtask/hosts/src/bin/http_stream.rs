@@ -1,0 +1,24 @@
+//! An HTTP server without a framework that streams each request's body back to the client. Prints its
+//! address.
+
+#[path = "../http.rs"]
+mod http;
+
+use std::io::{self, Write};
+
+use axum::body::Body;
+use axum::http::{Request, Response};
+use tokio::net::TcpListener;
+
+#[tokio::main]
+async fn main() -> io::Result<()> {
+    let server = http::create_server(async |request: Request<http::Body>| {
+        Response::new(Body::new(request.into_body()))
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    writeln!(io::stdout(), "http://{}/", listener.local_addr()?)?;
+    loop {
+        let (connection, _) = listener.accept().await?;
+        server.serve(connection);
+    }
+}
