@@ -480,6 +480,8 @@ mod tests {
     #[test]
     fn message_has_a_maximal_length() {
         assert_eq!(received("12345\n1\n", 5), ["12345", "1"]);
+        let error = "the channel closed within the message '12345'";
+        assert_eq!(received("12345", 5), [error]);
         let error = "a message is longer than 5 bytes: '123456'";
         assert_eq!(received("123456", 5), [error]);
         assert_eq!(received("1\n", usize::MAX), ["1"]);
