@@ -17,8 +17,9 @@ use super::inspect::inspect;
 use super::{check, check_with};
 use crate::examples::FORK_IPC;
 use crate::harness::gate::Gates;
+use crate::harness::pipes::Pipe;
 use crate::harness::programs::{Runtime, peer};
-use crate::harness::run::{read_late, run, start, start_unread};
+use crate::harness::run::{read_late, run, start, start_on, start_unread};
 use crate::harness::{LIMIT, ipc, same, within_limit};
 
 const EXCHANGE: &str = "\
@@ -85,6 +86,7 @@ pub fn checks() -> Vec<Trial> {
             nonblocking_channel,
             nonblocking_stdout,
             stdout_closed_early,
+            stdout_closed_before,
             child_ends_when_the_parent_is_killed,
         ],
     ));
@@ -462,6 +464,14 @@ fn stdout_closed_early(mut command: Command) -> Result<()> {
     stdout.close()?;
     gates.open(1)?;
     program.finish()?.ended_with("", 0)
+}
+
+/// The parent and the child have the same stdout.
+fn stdout_closed_before(command: Command) -> Result<()> {
+    let pipe = Pipe::new()?;
+    let writer = pipe.writer()?;
+    pipe.close()?;
+    start_on(command, writer)?.finish()?.ended_with("", 0)
 }
 
 fn child_ends_when_the_parent_is_killed(mut command: Command) -> Result<()> {
