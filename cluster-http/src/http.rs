@@ -65,7 +65,7 @@ use tokio::time::timeout;
 pub const HEADERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long the client may take to send the rest of a body that the handler has not read, or to send
-/// the first part of one after `100 Continue`.
+/// the first part of one after `100 Continue`. Node has `requestTimeout` for this.
 pub const BODY_WITHIN: Duration = Duration::from_secs(300);
 
 /// How long a client may leave a response unread. Then its connection is closed. Linux only.
@@ -105,7 +105,9 @@ enum Phase {
 
 /// Creates a server that calls `handler` for each request: Node's `http.createServer()`.
 ///
-/// A handler that panics ends its own connection only.
+/// A handler that uses its request names the type, `|request: Request<Body>|`. One that shares state is a
+/// closure that clones the state and returns an `async move` block. A handler that panics ends its own
+/// connection only.
 pub fn create_server<H>(handler: H) -> Server<H> {
     let phase = watch::Sender::new(Phase::Serving);
     Server { handler, phase }
@@ -252,8 +254,8 @@ fn close_after<B>(response: &mut Response<B>) {
 
 /// The body of a request: Node's `http.IncomingMessage` as a stream.
 ///
-/// When it is dropped in a tokio runtime, the rest of the body is read in the background, as in Node. Otherwise hyper
-/// would close the connection.
+/// When it is dropped in a tokio runtime, the rest of the body is read in the background, as in Node.
+/// Otherwise hyper would close the connection.
 pub struct Body {
     first: Option<Result<Frame<Bytes>, hyper::Error>>,
     /// `Some` until dropped.

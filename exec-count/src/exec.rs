@@ -78,7 +78,9 @@ impl Default for Options {
 /// not UTF-8 is U+FFFD.
 #[derive(Clone, Debug)]
 pub struct Output {
+    /// The `stdout` of Node's callback.
     pub stdout: String,
+    /// The `stderr` of Node's callback.
     pub stderr: String,
 }
 
@@ -308,6 +310,8 @@ impl Guard {
     fn start(stdout: &Receiver, stderr: &Receiver) -> io::Result<Self> {
         let guard = Command::new("/bin/sh")
             .args(["-c", GUARD])
+            // For `sleep`.
+            .env("PATH", "/usr/bin:/bin")
             .stdin(Stdio::piped())
             // The guard keeps the read ends of the command's pipes open. Otherwise SIGPIPE would
             // kill a command that writes while it cleans up.

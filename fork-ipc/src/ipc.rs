@@ -4,8 +4,10 @@
 //! Copy this file. It needs:
 //!
 //! ```sh
-//! cargo add nix --features fs && cargo add serde_json@1.0.60 --features float_roundtrip
+//! cargo add nix serde_json --features nix/fs,serde_json/float_roundtrip
 //! ```
+//!
+//! nix 0.31 or later.
 //!
 //! A Rust program that forks Node:
 //!

@@ -76,7 +76,7 @@ pub enum Event<'a> {
     Close(ExitStatus),
 }
 
-/// A chunk of output: Node's `Buffer`. It dereferences to the bytes (`&data[..]`). As text
+/// A chunk of output: Node's `Buffer`. It can end within a line or a character. It dereferences to the bytes (`&data[..]`). As text
 /// (`data.to_string()`), what is not UTF-8 becomes U+FFFD.
 #[derive(Clone, Copy, Debug)]
 pub struct Data<'a>(&'a [u8]);

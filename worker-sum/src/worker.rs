@@ -77,6 +77,8 @@ impl<T> ParentPort<T> {
 /// Starts `count` threads that each call `run` with the same `worker_data`: Node's
 /// `new Worker(filename, { workerData })`, `count` times.
 ///
+/// `run` is a function, or a closure with types: `|data: &D, parent_port: &ParentPort<T>| …`.
+///
 /// Returns their events, in the order in which they happen. The channel ends when all workers
 /// have ended. `worker_data` is shared where Node would copy it.
 ///

@@ -76,6 +76,8 @@ pub fn copy(file: &File, folder: &Path) -> Result<()> {
     }
     if let Some(add) = Header::of(file)?.add {
         let mut shell = Command::new("sh");
+        // Otherwise it lists all features of each crate.
+        shell.env("CARGO_TERM_QUIET", "true");
         let status = shell.args(["-c", &add]).current_dir(folder).status()?;
         ensure!(
             status.success(),

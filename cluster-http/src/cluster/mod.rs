@@ -7,6 +7,8 @@
 //! cargo add nix tokio --features nix/fs,nix/socket,nix/uio,tokio/io-util,tokio/macros,tokio/net,tokio/process,tokio/rt-multi-thread,tokio/signal,tokio/sync,tokio/time
 //! ```
 //!
+//! nix 0.31 or later.
+//!
 //! The program is started once, as the primary, and starts itself again for each worker, with the
 //! same arguments. [`worker()`] returns `None` in the primary. Each worker also runs the part of `main`
 //! before that call:
@@ -42,7 +44,10 @@
 //!
 //! **Signals.** In the primary, [`Cluster::listen`] installs handlers. SIGTERM and SIGINT shut the
 //! cluster down gracefully; then [`Cluster::next_event`] returns `None`. SIGHUP starts a rolling restart.
-//! In a worker, SIGTERM shuts that worker down gracefully.
+//! In a worker, SIGTERM shuts that worker down gracefully. A signal that was ignored before, for instance
+//! SIGHUP by `nohup`, is handled all the same.
+//!
+//! **Descriptors.** Each connection needs one in its worker. This does not raise the process's limit.
 //!
 //! **How it works.** Each worker has a control socket to the primary on its stdin. The primary sends
 //! a connection with one byte, and the worker answers with one byte when it has taken it. If a worker
@@ -78,7 +83,7 @@ const RESTART_PAUSE: Duration = Duration::from_secs(2);
 pub enum Event {
     /// The first worker is ready: Node's `'listening'`. Clients connect to this `host:port`.
     Listening(String),
-    /// A worker has exited or was killed: Node's `'exit'`.
+    /// The worker with this process id has exited or was killed: Node's `'exit'`.
     Exit { pid: u32, status: ExitStatus },
     /// A rolling restart has replaced this worker.
     Replaced { pid: u32 },
@@ -110,7 +115,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// Listens on `address`: `host:port`, or a port alone for every address of this machine.
-    /// Port 0 is any free one. Node's `server.listen()`.
+    /// Port 0 is any free one. Node's `server.listen()`. Blocks while it resolves a host name.
     ///
     /// # Errors
     ///
@@ -149,9 +154,9 @@ impl Cluster {
     }
 
     /// Waits for the next event. `None` when the cluster has been shut down, or all its workers
-    /// have exited and were not replaced.
+    /// have exited and were not replaced, or none was started.
     ///
-    /// The cluster serves connections whether this is called or not.
+    /// The cluster serves connections whether this is called or not. This method is cancel safe.
     ///
     /// # Errors
     ///
@@ -167,5 +172,71 @@ impl Cluster {
             self.deaths.push(Instant::now());
         }
         Ok(event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cluster without processes: the pauses of its forks, and the sender of its events.
+    fn cluster() -> (
+        Cluster,
+        UnboundedReceiver<Duration>,
+        UnboundedSender<io::Result<Event>>,
+    ) {
+        let (forks, pauses) = unbounded_channel();
+        let (sender, events) = unbounded_channel();
+        let cluster = Cluster {
+            forks,
+            events,
+            workers: 0,
+            deaths: Vec::new(),
+        };
+        (cluster, pauses, sender)
+    }
+
+    async fn next(cluster: &mut Cluster) -> Option<Event> {
+        let event = tokio::time::timeout(Duration::from_secs(20), cluster.next_event());
+        event.await.expect("it does not wait").expect("no error")
+    }
+
+    fn exit() -> io::Result<Event> {
+        let status = ExitStatus::default();
+        Ok(Event::Exit { pid: 1, status })
+    }
+
+    #[tokio::test]
+    async fn pause_after_many_deaths() {
+        let (mut cluster, mut pauses, sender) = cluster();
+        let mut pause = |cluster: &mut Cluster| {
+            cluster.fork();
+            pauses.try_recv().expect("a fork")
+        };
+        assert_eq!(pause(&mut cluster), Duration::ZERO);
+        assert_eq!(pause(&mut cluster), Duration::ZERO);
+        for death in 1..10 {
+            sender.send(exit()).expect("the cluster is there");
+            assert!(next(&mut cluster).await.is_some());
+            let are_many = death > DEATHS + 2;
+            let expected = if are_many {
+                RESTART_PAUSE
+            } else {
+                Duration::ZERO
+            };
+            assert_eq!(pause(&mut cluster), expected, "after {death} deaths");
+        }
+    }
+
+    #[tokio::test]
+    async fn none_when_all_workers_have_exited() {
+        let (mut cluster, _pauses, sender) = cluster();
+        cluster.fork();
+        cluster.fork();
+        for _ in 0..2 {
+            sender.send(exit()).expect("the cluster is there");
+            assert!(next(&mut cluster).await.is_some());
+        }
+        assert!(next(&mut cluster).await.is_none());
     }
 }

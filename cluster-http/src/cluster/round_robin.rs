@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Listens without `SO_REUSEPORT`, so no other program can listen on the port.
 pub fn bind(address: &str) -> io::Result<TcpListener> {
-    let addresses: Vec<SocketAddr> = match address.trim_start_matches(':').parse() {
+    let addresses: Vec<SocketAddr> = match address.strip_prefix(':').unwrap_or(address).parse() {
         // All IPv6 and IPv4 addresses. Without IPv6, all IPv4 addresses.
         Ok(port) => vec![
             (Ipv6Addr::UNSPECIFIED, port).into(),

@@ -22,7 +22,7 @@ pub const READY: u8 = b'r';
 pub const TAKEN: u8 = b't';
 pub const REFUSED: u8 = b'n';
 
-/// A worker, in its process.
+/// A worker, in its process: Node's `cluster.worker`.
 pub struct Worker {
     primary: UnixStream,
     terminate: Signal,
@@ -120,11 +120,16 @@ fn receive(primary: &UnixStream) -> io::Result<Option<TcpStream>> {
     };
     // SAFETY: the system has just made this descriptor for this process.
     let connection = unsafe { std::net::TcpStream::from_raw_fd(descriptors[0]) };
+    #[cfg(target_vendor = "apple")]
+    nix::fcntl::fcntl(
+        &connection,
+        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
+    )?;
     Ok(TcpStream::from_std(connection).ok())
 }
 
 #[cfg(not(target_vendor = "apple"))]
 const CLOSE_ON_EXEC: MsgFlags = MsgFlags::MSG_CMSG_CLOEXEC;
-/// Where there is no such flag.
+/// There is no such flag. Between `recvmsg` and `fcntl`, a child could inherit the connection.
 #[cfg(target_vendor = "apple")]
 const CLOSE_ON_EXEC: MsgFlags = MsgFlags::empty();

@@ -9,8 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use super::check;
 use crate::examples::{EXAMPLES, files};
@@ -82,14 +81,12 @@ fn transcripts(readme: &Path) -> Result<()> {
 
 /// A command's output, with Ctrl-C after `lines` lines.
 fn until_interrupted(mut shell: Command, lines: usize) -> Result<String> {
-    let program = start({
-        shell.process_group(0);
-        shell
-    })?;
+    shell.process_group(0);
+    let program = start(shell)?;
     wait_until("the lines of the transcript", || {
         Ok((program.stdout().lines().count() >= lines).then_some(()))
     })?;
-    killpg(Pid::from_raw(i32::try_from(program.pid())?), Signal::SIGINT)?;
+    program.signal_group(Signal::SIGINT)?;
     Ok(program.finish()?.stdout())
 }
 

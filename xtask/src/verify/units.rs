@@ -33,8 +33,10 @@ fn run_test(program: &Path, test: &str) -> Result<Completion> {
     let output = run_tests(program, &["--exact", test])?;
     output.ended_with_code(0)?;
     let stdout = output.stdout();
-    if stdout.contains(" 1 ignored;") {
-        return Ok(Completion::ignored_with("this system lacks what it needs"));
+    if let Some((_, reason)) = stdout.split_once("... ignored, ") {
+        return Ok(Completion::ignored_with(
+            reason.lines().next().unwrap_or(""),
+        ));
     }
     ensure!(stdout.contains("ok. 1 passed;"), "{stdout}");
     Ok(Completion::Completed)

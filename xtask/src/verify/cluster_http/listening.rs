@@ -60,6 +60,7 @@ pub fn checks() -> Vec<Trial> {
             worker_for_each_cpu,
             given_address_only,
             host_name,
+            ipv6_address_without_port,
             port_taken,
             port_taken_by_another_copy,
             port_free_again_at_once,
@@ -122,6 +123,19 @@ fn host_name(command: Command) -> Result<()> {
     ensure!(server.address.ip().is_loopback(), "{}", server.address);
     same("answer", &hello(), &server.connect()?.get()?)?;
     server.shut_down()
+}
+
+/// Not a port alone.
+fn ipv6_address_without_port(mut command: Command) -> Result<()> {
+    command.arg("::1");
+    let output = run(command)?;
+    let stderr = output.stderr();
+    let hint = ": write host:port, such as 127.0.0.1:3000, or a port alone\n";
+    ensure!(
+        stderr.starts_with("cluster-http: cannot listen on ::1: ") && stderr.ends_with(hint),
+        "{stderr:?}"
+    );
+    output.ended_with_code(1)
 }
 
 fn port_taken(command: Command) -> Result<()> {
