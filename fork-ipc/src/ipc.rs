@@ -7,7 +7,7 @@
 //! cargo add nix serde_json --features nix/fs,serde_json/float_roundtrip
 //! ```
 //!
-//! nix 0.31 or later.
+//! nix 0.31 or later, serde_json 1.0.60 or later.
 //!
 //! A Rust program that forks Node:
 //!

@@ -253,6 +253,6 @@ mod tests {
         while let Some(event) = shell.next_event().await.unwrap() {
             events += usize::from(matches!(event, Event::Stdout(_)));
         }
-        assert!(events > 10, "{events} events");
+        assert!(events > 20, "{events} events");
     }
 }
