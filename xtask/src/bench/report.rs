@@ -128,7 +128,7 @@ fn machine() -> Result<String> {
     Ok(format!(
         "{} CPUs ({cpu}), {} {}; {}; {}.",
         thread::available_parallelism()?,
-        System::name().unwrap_or_default(),
+        std::env::consts::OS,
         kernel.join("."),
         first_line("rustc", "--version").context("rustc prints nothing")?,
         first_line("node", "--version").map_or("no Node".into(), |node| format!("Node {node}")),
