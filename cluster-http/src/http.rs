@@ -292,22 +292,30 @@ impl Drop for Body {
 mod tests {
     use super::*;
     use nix::sys::socket::getsockopt;
+    use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
-    /// The system closes the connection. To wait for it would take [`READ_WITHIN`].
     #[tokio::test]
     async fn client_that_never_reads() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let _client = TcpStream::connect(listener.local_addr().unwrap());
-        let _client = _client.await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let mut client = client.await.unwrap();
         let (connection, _) = listener.accept().await.unwrap();
         let connection = connection.into_std().unwrap();
         let copy = connection.try_clone().unwrap();
-        let server = create_server(async |_| Response::new(String::new()));
+        let server = create_server(async |_| Response::new("hello".to_owned()));
         server.serve(TcpStream::from_std(connection).unwrap());
         // The connection's task sets the option in its first poll.
         tokio::task::yield_now().await;
         let milliseconds = u128::from(getsockopt(&copy, TcpUserTimeout).unwrap());
         assert_eq!(milliseconds, READ_WITHIN.as_millis());
+
+        // The test does not take that long.
+        setsockopt(&copy, TcpUserTimeout, &500).unwrap();
+        let requests = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(1000);
+        let closed = timeout(Duration::from_secs(20), async {
+            while client.write_all(&requests).await.is_ok() {}
+        });
+        closed.await.expect("the connection is closed");
     }
 }
