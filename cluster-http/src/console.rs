@@ -24,8 +24,8 @@ pub fn log(line: impl Display) {
     write_line(io::stdout(), &line);
 }
 
-/// Writes a line to stderr, with the program's name first: Node's `console.error()`. The line is lost
-/// in the same cases.
+/// Writes a line to stderr, with the program's name first: Node's `console.error()`. The line is
+/// lost in the same cases.
 pub fn error(line: impl Display) {
     write_line(io::stderr(), &format_args!("{NAME}: {line}"));
 }
@@ -99,8 +99,8 @@ fn complete<const N: usize>(args: Vec<OsString>, defaults: [&str; N]) -> Result<
 }
 
 /// Resets the signals that the parent has blocked or ignores, as Node does when it starts. If the
-/// parent ignores SIGHUP (`nohup`) or SIGINT (a shell's `&`), this blocks it. Otherwise the program's
-/// handler would get it.
+/// parent ignores SIGHUP (`nohup`) or SIGINT (a shell's `&`), this blocks it. Otherwise the
+/// program's handler would get it.
 fn reset_signals() -> Result<()> {
     let mut blocked = SigSet::empty();
     // Without SIGCHLD, no child could be waited for.

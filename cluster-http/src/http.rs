@@ -64,8 +64,8 @@ use tokio::time::timeout;
 /// connection is closed. Node has `keepAliveTimeout` and `headersTimeout` for this.
 pub const HEADERS_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long the client may take to send the rest of a body that the handler has not read, or to send
-/// the first part of one after `100 Continue`. Node has `requestTimeout` for this.
+/// How long the client may take to send the rest of a body that the handler has not read, or to
+/// send the first part of one after `100 Continue`. Node has `requestTimeout` for this.
 pub const BODY_WITHIN: Duration = Duration::from_secs(300);
 
 /// How long a client may leave a response unread. Then its connection is closed. Linux only.
@@ -105,9 +105,9 @@ enum Phase {
 
 /// Creates a server that calls `handler` for each request: Node's `http.createServer()`.
 ///
-/// A handler that uses its request names the type, `|request: Request<Body>|`. One that shares state is a
-/// closure that clones the state and returns an `async move` block. A handler that panics ends its own
-/// connection only.
+/// A handler that uses its request names the type, `|request: Request<Body>|`. One that shares
+/// state is a closure that clones the state and returns an `async move` block. A handler that
+/// panics ends its own connection only.
 pub fn create_server<H>(handler: H) -> Server<H> {
     let phase = watch::Sender::new(Phase::Serving);
     Server { handler, phase }
@@ -133,8 +133,8 @@ where
 
     /// Shuts down gracefully: Node's `server.close()`.
     ///
-    /// Every response has `Connection: close`. Idle connections are closed after [`IDLE_GRACE`], all
-    /// others after [`REQUEST_GRACE`] more. Requests that take longer are lost.
+    /// Every response has `Connection: close`. Idle connections are closed after [`IDLE_GRACE`],
+    /// all others after [`REQUEST_GRACE`] more. Requests that take longer are lost.
     pub async fn close(self) {
         let phases = [
             (Phase::LastResponses, IDLE_GRACE),
@@ -224,8 +224,8 @@ where
     if let Some(status) = refusal {
         return refuse(status);
     }
-    // hyper sends `100 Continue` when the body is first read. A handler might never read it, so this
-    // reads the first frame.
+    // hyper sends `100 Continue` when the body is first read. A handler might never read it, so
+    // this reads the first frame.
     let first = match request.headers().contains_key(EXPECT) {
         true => match timeout(BODY_WITHIN, request.body_mut().frame()).await {
             Ok(first) => first,
@@ -254,8 +254,8 @@ fn close_after<B>(response: &mut Response<B>) {
 
 /// The body of a request: Node's `http.IncomingMessage` as a stream.
 ///
-/// When it is dropped in a tokio runtime, the rest of the body is read in the background, as in Node.
-/// Otherwise hyper would close the connection.
+/// When it is dropped in a tokio runtime, the rest of the body is read in the background, as in
+/// Node. Otherwise hyper would close the connection.
 pub struct Body {
     first: Option<Result<Frame<Bytes>, hyper::Error>>,
     /// `Some` until dropped.

@@ -140,11 +140,11 @@ pub async fn exec(command: &str, options: &Options) -> Result<Output, Error> {
 /// The program has an empty stdin. This waits until it has exited and its stdout and stderr are
 /// closed.
 ///
-/// The program runs in a session and process group of its own. The whole group is sent `kill_signal`
-/// when a limit of `options` is exceeded, and SIGTERM when the future is dropped or this process
-/// exits or is killed. Two seconds later, what is left of the group is sent SIGKILL. A process that
-/// has left the group, for instance with `setsid`, is not reached. The program has no controlling
-/// terminal: it cannot prompt.
+/// The program runs in a session and process group of its own. The whole group is sent
+/// `kill_signal` when a limit of `options` is exceeded, and SIGTERM when the future is dropped or
+/// this process exits or is killed. Two seconds later, what is left of the group is sent SIGKILL. A
+/// process that has left the group, for instance with `setsid`, is not reached. The program has no
+/// controlling terminal: it cannot prompt.
 ///
 /// A small `/bin/sh` process, the guard, sends these signals. It runs as long as the program.
 ///
@@ -260,7 +260,8 @@ fn start(mut command: Command, options: &Options, guard: &Guard) -> io::Result<C
         write(&guard, &line)?;
         Ok(())
     };
-    // SAFETY: between fork and exec, `lead_a_session` makes two system calls, and allocates nothing.
+    // SAFETY: between fork and exec, `lead_a_session` makes two system calls, and allocates
+    // nothing.
     unsafe { command.pre_exec(lead_a_session) };
     command.spawn().map_err(|error| {
         let program = command.as_std().get_program().to_string_lossy();
@@ -289,9 +290,9 @@ async fn fill(
     Ok(())
 }
 
-/// A shell script that reads a process group and a signal number from its stdin, and kills the group.
-/// If stdin ends before the signal number, it sends SIGTERM. stdin also ends when this process is
-/// killed.
+/// A shell script that reads a process group and a signal number from its stdin, and kills the
+/// group. If stdin ends before the signal number, it sends SIGTERM. stdin also ends when this
+/// process is killed.
 const GUARD: &str = r#"
     read -r group || exit
     read -r signal || signal=15
@@ -391,8 +392,8 @@ mod tests {
         }
     }
 
-    /// A command whose descriptor 9 is a pipe, and a task that waits for its first line and returns the
-    /// read end. The pipe ends when all processes of the command have ended.
+    /// A command whose descriptor 9 is a pipe, and a task that waits for its first line and returns
+    /// the read end. The pipe ends when all processes of the command have ended.
     async fn with_pipe(name: &str, command: &str) -> (String, JoinHandle<BufReader<File>>) {
         let path = env::temp_dir().join(format!("exec-{name}-{}", process::id()));
         let made = exec_file("mkfifo", [&path], &Options::default()).await;
@@ -412,7 +413,8 @@ mod tests {
         rest
     }
 
-    /// One process takes some time to end, and prints. The other ends at once, and so does the shell.
+    /// One process takes some time to end, and prints. The other ends at once, and so does the
+    /// shell.
     const PIPELINE: &str =
         "(trap 'sleep 0.2; echo ending >&2; echo cleaned up >&9; exit' TERM; echo so far
         echo up >&9; while :; do sleep 0.01; done) | cat";

@@ -6,8 +6,8 @@
 //! cargo add serde_json unicode-width
 //! ```
 //!
-//! serde_json sorts the keys. With its feature `preserve_order` it keeps their order, as Node does; the
-//! feature applies to the whole program.
+//! serde_json sorts the keys. With its feature `preserve_order` it keeps their order, as Node does;
+//! the feature applies to the whole program.
 //!
 //! ```rust,ignore
 //! mod inspect;
@@ -214,8 +214,8 @@ fn align(entries: &[String], columns: usize, are_numbers: bool) -> Vec<String> {
     entries.chunks(columns).map(row).collect()
 }
 
-/// The number of columns that `text` takes in a terminal. As in Node, each character counts, even if
-/// several form one emoji.
+/// The number of columns that `text` takes in a terminal. As in Node, each character counts, even
+/// if several form one emoji.
 fn width(text: &str) -> usize {
     text.chars().filter_map(UnicodeWidthChar::width).sum()
 }

@@ -50,9 +50,9 @@
 //! `spawn_blocking`, and receive on a thread of its own.
 //!
 //! Not supported: `serialization: 'advanced'`, and handles such as sockets, which are refused (the
-//! sender gets `NODE_HANDLE_NACK`). A message is what `serde_json` can parse: it is nested at most 127
-//! levels deep and has no lone surrogate. The feature `float_roundtrip` of serde_json holds for the
-//! whole program: it reads floating-point numbers exactly.
+//! sender gets `NODE_HANDLE_NACK`). A message is what `serde_json` can parse: it is nested at most
+//! 127 levels deep and has no lone surrogate. The feature `float_roundtrip` of serde_json holds for
+//! the whole program: it reads floating-point numbers exactly.
 //!
 //! Unsafe code: a `pre_exec`, which makes one system call between fork and exec; and [`process()`],
 //! which takes ownership of an inherited descriptor and changes the environment.
@@ -124,8 +124,8 @@ pub fn fork(mut command: Command) -> io::Result<Child> {
 /// The channel to the process that has forked this one: Node's `process.send()`,
 /// `process.on('message')` and `process.disconnect()`.
 ///
-/// Removes the channel's variables from the environment and makes the channel close-on-exec, so that
-/// no child of this process uses it.
+/// Removes the channel's variables from the environment and makes the channel close-on-exec, so
+/// that no child of this process uses it.
 ///
 /// # Errors
 ///
@@ -273,8 +273,8 @@ impl Channel {
             let cmd = message.get("cmd").and_then(Value::as_str).unwrap_or("");
             match cmd.strip_prefix("NODE_") {
                 None | Some("") => return Ok(Some(message)),
-                // The peer waits for an answer before it sends anything else. The system has closed the
-                // handle, as `read` receives none.
+                // The peer waits for an answer before it sends anything else. The system has closed
+                // the handle, as `read` receives none.
                 Some("HANDLE") => {
                     self.send(&json!({ "cmd": "NODE_HANDLE_NACK" }))?;
                 }
@@ -334,8 +334,8 @@ impl Sender {
     /// Sends a message, and says whether the other side still had the channel open: Node's
     /// `child.send()` and `process.send()`.
     ///
-    /// Blocks while the channel is full. If both sides send without receiving, both block: receive on
-    /// another thread.
+    /// Blocks while the channel is full. If both sides send without receiving, both block: receive
+    /// on another thread.
     ///
     /// # Errors
     ///

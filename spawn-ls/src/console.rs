@@ -61,8 +61,8 @@ fn write_line(out: impl AsFd, name: &str, line: &impl Display) -> io::Result<()>
 
 /// Runs `program` with the arguments of this process. Handles `--help`, `-h` and `--version`.
 ///
-/// An error becomes one line on stderr and status 1. It is no error when the reader of stdout closes
-/// it early, as `head -1` does.
+/// An error becomes one line on stderr and status 1. It is no error when the reader of stdout
+/// closes it early, as `head -1` does.
 pub fn run(usage: &str, program: impl AsyncFnOnce(Vec<OsString>) -> Result<()>) -> ExitCode {
     match start(usage, program) {
         Ok(()) => ExitCode::SUCCESS,
@@ -80,8 +80,8 @@ fn start(usage: &str, program: impl AsyncFnOnce(Vec<OsString>) -> Result<()>) ->
         Some("-h" | "--help") => log(usage)?,
         Some("--version") => log(format_args!("{NAME} {}", env!("CARGO_PKG_VERSION")))?,
         _ => {
-            // The parent may have blocked signals, or may ignore SIGCHLD, and then waiting for a child
-            // fails. Node resets both when it starts.
+            // The parent may have blocked signals, or may ignore SIGCHLD, and then waiting for a
+            // child fails. Node resets both when it starts.
             SigSet::empty().thread_set_mask()?;
             // SAFETY: the default action runs no code of this program.
             unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl)? };

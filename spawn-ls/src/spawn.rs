@@ -53,8 +53,8 @@ const GATHER: Duration = Duration::from_millis(2);
 /// The error number for an executable file in an unknown format.
 const ENOEXEC: i32 = 8;
 
-/// A running command: Node's `ChildProcess`. It is killed when this is dropped. Its child processes are
-/// not.
+/// A running command: Node's `ChildProcess`. It is killed when this is dropped. Its child processes
+/// are not.
 pub struct ChildProcess {
     child: Child,
     stdout: Output<ChildStdout>,
@@ -76,18 +76,18 @@ pub enum Event<'a> {
     Close(ExitStatus),
 }
 
-/// A chunk of output: Node's `Buffer`. It can end within a line or a character. It dereferences to the bytes (`&data[..]`). As text
-/// (`data.to_string()`), what is not UTF-8 becomes U+FFFD.
+/// A chunk of output: Node's `Buffer`. It can end within a line or a character. It dereferences to
+/// the bytes (`&data[..]`). As text (`data.to_string()`), what is not UTF-8 becomes U+FFFD.
 #[derive(Clone, Copy, Debug)]
 pub struct Data<'a>(&'a [u8]);
 
 /// Starts `command` with an empty stdin: Node's `child_process.spawn()`.
 ///
-/// This sets the command's stdin, stdout, stderr and `kill_on_drop`, and for a script without a `#!`
-/// line a `pre_exec`.
+/// This sets the command's stdin, stdout, stderr and `kill_on_drop`, and for a script without a
+/// `#!` line a `pre_exec`.
 ///
-/// The command stays in this process's group, as in Node: Ctrl-C in a terminal reaches both. If this
-/// process is killed, the command runs on.
+/// The command stays in this process's group, as in Node: Ctrl-C in a terminal reaches both. If
+/// this process is killed, the command runs on.
 ///
 /// # Errors
 ///

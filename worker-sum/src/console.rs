@@ -59,8 +59,8 @@ fn write_line(out: impl AsFd, name: &str, line: &impl Display) -> io::Result<()>
 /// Runs `program` with the arguments of this process, or with `defaults` for those left out.
 /// Handles `--help`, `-h` and `--version`.
 ///
-/// An error becomes one line on stderr and status 1. It is no error when the reader of stdout closes
-/// it early, as `head -1` does.
+/// An error becomes one line on stderr and status 1. It is no error when the reader of stdout
+/// closes it early, as `head -1` does.
 pub fn run<const N: usize>(
     usage: &str,
     defaults: [&str; N],

@@ -1,5 +1,5 @@
-//! A range of numbers that several threads go through together, by one atomic integer. Node's threads
-//! would use `Atomics` on a `SharedArrayBuffer`.
+//! A range of numbers that several threads go through together, by one atomic integer. Node's
+//! threads would use `Atomics` on a `SharedArrayBuffer`.
 //!
 //! Copy this file. It needs no crate.
 //!
@@ -23,8 +23,8 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The numbers from `next` to `end - 1`, each for one thread only. `next` is the first number that no
-/// thread has taken yet.
+/// The numbers from `next` to `end - 1`, each for one thread only. `next` is the first number that
+/// no thread has taken yet.
 ///
 /// A thread takes a 64th of the remaining numbers at a time, or one. The first parts are large, so
 /// taking them costs little. The last ones are small, so all threads finish at about the same time.
