@@ -21,7 +21,7 @@ async fn run(address: &str, workers: usize) -> Result<()> {
         // if (cluster.isMaster)
         None => {
             let mut cluster = Cluster::listen(address)?;
-            // Without `?`: when stdout fails, the service goes on.
+            // When stdout fails, the service goes on.
             console::log(format_args!("Master {} is running", process::id()));
 
             // Fork workers.
@@ -36,7 +36,7 @@ async fn run(address: &str, workers: usize) -> Result<()> {
                         // Optional: fork a new worker if one dies. In a shutdown this does nothing.
                         cluster.fork();
                     }
-                    // Not in the Node program: the address, a replaced worker, a failed start.
+                    // The other events: the address, a replaced worker, a failed start.
                     event => console::error(event),
                 }
             }
@@ -46,12 +46,12 @@ async fn run(address: &str, workers: usize) -> Result<()> {
             // Workers can share any TCP connection. In this case it is an HTTP server.
             // The status is 200 by default.
             let server = http::create_server(async |_| Response::new("hello world\n".to_owned()));
-            // .listen(8000): the primary has the port, and now sends connections.
+            // Node's .listen(): from now on, the primary sends connections.
             worker.listen();
 
             console::log(format_args!("Worker {} started", process::id()));
 
-            // Node does this by itself, until the worker has to shut down.
+            // Node does this by itself. The loop ends when the worker has to shut down.
             while let Some(connection) = worker.accept().await {
                 server.serve(connection);
             }

@@ -1,4 +1,4 @@
-//! Node's `console`, and the start and the end of a program.
+//! Node's `console`, and how the program starts and ends.
 
 use std::env;
 use std::ffi::OsString;

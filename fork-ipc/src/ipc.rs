@@ -31,7 +31,7 @@
 //! ```
 //!
 //! A Rust program that Node forks, by
-//! `fork('argument', { execPath: 'target/release/program', execArgv: [] })`:
+//! `fork('argument', [], { execPath: 'target/release/program', execArgv: [] })`:
 //!
 //! ```rust,ignore
 //! mod ipc;
@@ -46,8 +46,8 @@
 //! }
 //! ```
 //!
-//! Sending and receiving block. In an async program, send with a [`Sender`] from
-//! `spawn_blocking`, and receive on a thread of its own.
+//! Sending and receiving block. In an async program, send in `spawn_blocking` with a
+//! [`Sender`], and receive on a separate thread.
 //!
 //! Not supported: `serialization: 'advanced'`, and handles such as sockets, which are refused (the
 //! sender gets `NODE_HANDLE_NACK`). A message is what `serde_json` can parse: it is nested at most

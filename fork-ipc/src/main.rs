@@ -47,7 +47,7 @@ fn child() -> Result<()> {
     let mut process = unsafe { ipc::process() }?;
 
     while let Some(message) = process.next_message()? {
-        // Without `?`: if stdout is closed, the parent still gets its answer.
+        // No `?` here: the parent gets its answer even if stdout is closed.
         let _ = console::log(format_args!("Message from parent: {}", inspect(&message)));
         process.send(&json!({ "foo": "bar" }))?;
     }

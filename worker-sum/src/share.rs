@@ -26,8 +26,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The numbers from `next` to `end - 1`, each for one thread only. `next` is the first number that
 /// no thread has taken yet.
 ///
-/// A thread takes a 64th of the remaining numbers at a time, or one. The first parts are large, so
-/// taking them costs little. The last ones are small, so all threads finish at about the same time.
+/// A thread takes 1/64 of the remaining numbers at a time, but at least one. The first parts are
+/// large, so taking them costs little. The last ones are small, so all threads finish at about the
+/// same time.
 pub fn numbers(next: &AtomicU64, end: u64) -> Numbers<'_> {
     let part = 0..0;
     Numbers { next, end, part }
