@@ -1,16 +1,15 @@
 //! The primary's side: it starts the workers, and supervises them until they have exited.
 
 use std::env;
-use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use nix::sys::stat::fstat;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
@@ -218,12 +217,11 @@ impl Primary {
         // A restart that begins while the worker starts is for this worker, too.
         let restarts = self.restarts.subscribe();
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        let theirs = OwnedFd::from(theirs);
-        let inode = File::from(theirs.try_clone()?).metadata()?.ino();
+        let inode = fstat(&theirs)?.st_ino;
         let mut child = Command::new(&self.program)
             .args(env::args_os().skip(1))
             .env(VARIABLE, inode.to_string())
-            .stdin(theirs)
+            .stdin(OwnedFd::from(theirs))
             // A terminal's Ctrl-C is for the primary: it does not reach this group.
             .process_group(0)
             .kill_on_drop(true)

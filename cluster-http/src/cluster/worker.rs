@@ -3,18 +3,18 @@
 use std::env;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, RawFd};
 
 use nix::cmsg_space;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, Shutdown, recvmsg, shutdown};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::stat::fstat;
 use nix::unistd::{dup2_stdin, write};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The variable that makes a process a worker. It holds the inode of the socket on the worker's stdin.
-/// A child of a worker can inherit only the variable, so it is not a worker.
+/// The variable that makes a process a worker. It holds the inode of the socket on the worker's
+/// stdin. A child of a worker can inherit only the variable, so it is not a worker.
 pub const VARIABLE: &str = "CLUSTER_WORKER";
 
 /// What a worker writes: it is ready; it has taken a connection; it had no descriptor for one.
@@ -24,9 +24,10 @@ pub const REFUSED: u8 = b'n';
 
 /// A worker, in its process: Node's `cluster.worker`.
 pub struct Worker {
-    primary: UnixStream,
+    /// `None` when this worker shuts down: the socket is closed, and the primary gives another
+    /// worker the connections that were not taken.
+    primary: Option<UnixStream>,
     terminate: Signal,
-    shuts_down: bool,
 }
 
 /// This process as a worker, or `None` in the primary: Node's `cluster.isWorker`.
@@ -41,24 +42,23 @@ pub struct Worker {
 ///
 /// Outside a tokio runtime.
 pub fn worker() -> io::Result<Option<Worker>> {
-    let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let inode = stdin.metadata()?.ino().to_string();
+    let inode = fstat(io::stdin())?.st_ino.to_string();
     if env::var_os(VARIABLE).is_none_or(|expected| *expected != *inode) {
         return Ok(None);
     }
-    let socket = std::os::unix::net::UnixStream::from(OwnedFd::from(stdin));
+    let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+    let socket = std::os::unix::net::UnixStream::from(stdin);
     socket.set_nonblocking(true)?;
     dup2_stdin(File::open("/dev/null")?)?;
     Ok(Some(Worker {
-        primary: UnixStream::from_std(socket)?,
+        primary: Some(UnixStream::from_std(socket)?),
         terminate: signal(SignalKind::terminate())?,
-        shuts_down: false,
     }))
 }
 
 impl Worker {
-    /// Tells the primary that this worker is ready for connections. The first worker's call is Node's
-    /// `'listening'`.
+    /// Tells the primary that this worker is ready for connections. The first worker's call is
+    /// Node's `'listening'`.
     pub fn listen(&mut self) {
         self.answer(READY);
     }
@@ -68,35 +68,35 @@ impl Worker {
     ///
     /// This method is cancel safe.
     pub async fn accept(&mut self) -> Option<TcpStream> {
-        while !self.shuts_down {
+        while let Some(primary) = &self.primary {
             tokio::select! {
                 biased;
-                _ = self.terminate.recv() => self.shuts_down = true,
-                received = self.primary.async_io(Interest::READABLE, || receive(&self.primary)) => {
+                _ = self.terminate.recv() => self.primary = None,
+                received = primary.async_io(Interest::READABLE, || receive(primary)) => {
                     match received {
                         Ok(Some(connection)) => {
                             self.answer(TAKEN);
                             return Some(connection);
                         }
                         Ok(None) => self.answer(REFUSED),
-                        Err(_) => self.shuts_down = true,
+                        Err(_) => self.primary = None,
                     }
                 }
             }
         }
-        // The primary then gives another worker the connections that were not taken.
-        let _ = shutdown(self.primary.as_raw_fd(), Shutdown::Both);
         None
     }
 
     fn answer(&self, answer: u8) {
-        // It fails when the primary has exited. Then `accept` returns `None`.
-        let _ = write(&self.primary, &[answer]);
+        if let Some(primary) = &self.primary {
+            // It fails when the primary has exited. Then `accept` returns `None`.
+            let _ = write(primary, &[answer]);
+        }
     }
 }
 
-/// A connection from the primary; `None` if this process has no descriptor left for it. Fails when the
-/// socket has ended.
+/// A connection from the primary; `None` if this process has no descriptor left for it. Fails when
+/// the socket has ended.
 fn receive(primary: &UnixStream) -> io::Result<Option<TcpStream>> {
     let mut byte = [0];
     let mut data = [IoSliceMut::new(&mut byte)];
