@@ -1,4 +1,5 @@
-//! How connections reach the workers: the primary accepts each and sends it to the next free worker.
+//! How connections reach the workers: the primary accepts each and sends it to the next free
+//! worker.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -25,7 +26,7 @@ const IN_FLIGHT: usize = 64;
 const TAKES_WITHIN: Duration = Duration::from_millis(10);
 
 /// How long to wait when no descriptor is left for a connection.
-const PAUSE: Duration = Duration::from_millis(50);
+pub const PAUSE: Duration = Duration::from_millis(50);
 
 /// Listens without `SO_REUSEPORT`, so no other program can listen on the port.
 pub fn bind(address: &str) -> io::Result<TcpListener> {
@@ -109,55 +110,45 @@ impl RoundRobin {
 
     /// Sends connections to a worker until the queue or the worker's socket ends.
     pub async fn serve(&self, worker: &mut ControlSocket) {
-        let next_connection = || async { self.queue.lock().await.recv().await };
-        let mut next = pin!(next_connection());
-        loop {
-            let takes = worker.takes_connections();
-            if !takes {
-                // The worker loses its turn.
-                next.set(next_connection());
-            }
-            tokio::select! {
-                biased;
-                answers = self.read_answers(worker) => match answers {
-                    None => return,
-                    Some(0) => {}
-                    Some(_) => {
-                        next.set(next_connection());
-                        sleep(PAUSE).await;
-                    }
-                },
-                connection = &mut next, if takes => {
-                    let Some(connection) = connection else { return };
-                    next.set(next_connection());
-                    // The worker may hang by now.
-                    if !worker.takes_connections() {
-                        self.give_back(connection);
-                    } else if let Err(connection) = worker.send(connection) {
-                        self.give_back(connection);
-                        sleep(PAUSE).await;
-                    }
-                }
+        while let Some(connection) = self.next_connection(worker).await {
+            // The worker may hang by now.
+            if !worker.takes_connections() {
+                self.give_back(connection);
+            } else if let Err(connection) = worker.send(connection) {
+                self.give_back(connection);
+                sleep(PAUSE).await;
             }
         }
     }
 
-    /// Waits for answers of a worker and returns the number of refusals. `None` when the worker has
-    /// closed its socket.
-    async fn read_answers(&self, worker: &mut ControlSocket) -> Option<usize> {
-        let mut answers = [0; IN_FLIGHT];
-        let count = worker.socket.read(&mut answers).await.unwrap_or(0);
-        let mut refusals = 0;
-        for answer in &answers[..count] {
-            match worker.in_flight.pop_front() {
-                Some((_, connection)) if *answer == REFUSED => {
-                    refusals += 1;
-                    self.give_back(connection);
-                }
-                _ => {}
+    /// Waits until a worker may be sent a connection, then for its turn and for the connection.
+    /// `None` when the queue or the worker's socket has ended.
+    async fn next_connection(&self, worker: &mut ControlSocket) -> Option<net::TcpStream> {
+        while !worker.takes_connections() {
+            self.read_answers(worker).await?;
+        }
+        // The worker keeps its turn while it answers.
+        let mut next = pin!(async { self.queue.lock().await.recv().await });
+        loop {
+            tokio::select! {
+                biased;
+                is_open = self.read_answers(worker) => is_open?,
+                connection = &mut next => return connection,
             }
         }
-        (count > 0).then_some(refusals)
+    }
+
+    /// Waits for answers of a worker. `None` when it has closed its socket.
+    async fn read_answers(&self, worker: &mut ControlSocket) -> Option<()> {
+        let mut answers = [0; IN_FLIGHT];
+        let count = worker.socket.read(&mut answers).await.unwrap_or(0);
+        for answer in &answers[..count] {
+            let (_, connection) = worker.in_flight.pop_front()?;
+            if *answer == REFUSED {
+                self.give_back(connection);
+            }
+        }
+        (count > 0).then_some(())
     }
 
     /// Puts a connection back into the queue, for another worker.
@@ -167,11 +158,11 @@ impl RoundRobin {
         }
     }
 
-    /// Asks a worker to shut down, and waits until it has closed its end of the socket, but not longer
-    /// than until `deadline`. Another worker gets the connections that it has not taken.
+    /// Asks a worker to shut down, and waits until it has closed its end of the socket, but not
+    /// longer than until `deadline`. Another worker gets the connections that it has not taken.
     pub async fn close(&self, worker: &mut ControlSocket, deadline: Instant) {
         let _ = worker.socket.shutdown().await;
-        while let Ok(Some(_)) = timeout_at(deadline, self.read_answers(worker)).await {}
+        while let Ok(Some(())) = timeout_at(deadline, self.read_answers(worker)).await {}
         for (_, connection) in worker.in_flight.drain(..) {
             self.give_back(connection);
         }

@@ -12,6 +12,9 @@ use nix::unistd::{dup2_stdin, write};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::sleep;
+
+use super::round_robin::PAUSE;
 
 /// The variable that makes a process a worker. It holds the inode of the socket on the worker's
 /// stdin. A child of a worker can inherit only the variable, so it is not a worker.
@@ -78,7 +81,11 @@ impl Worker {
                             self.answer(TAKEN);
                             return Some(connection);
                         }
-                        Ok(None) => self.answer(REFUSED),
+                        Ok(None) => {
+                            self.answer(REFUSED);
+                            // The primary sends no more meanwhile, as to a worker that hangs.
+                            sleep(PAUSE).await;
+                        }
                         Err(_) => self.primary = None,
                     }
                 }
