@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitStatus;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::stat::fstat;
@@ -14,11 +14,11 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, watch};
+use tokio::sync::{Mutex, MutexGuard, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::round_robin::{ControlSocket, RoundRobin, accept, bind};
+use super::round_robin::{ControlSocket, RoundRobin, bind};
 use super::worker::{READY, VARIABLE};
 use super::{Event, RESTART_PAUSE};
 
@@ -31,24 +31,20 @@ const SHUTDOWN_WITHIN: Duration = Duration::from_secs(15);
 /// A second signal within this time is ignored: the command `timeout` sends its signal twice.
 const SAME_SIGNAL: Duration = Duration::from_millis(100);
 
+type Replacements = mpsc::UnboundedSender<Worker>;
 type Events = mpsc::UnboundedSender<io::Result<Event>>;
 
 /// What the tasks of the primary share.
 struct Primary {
     program: PathBuf,
-    address: SocketAddr,
     events: Events,
     connections: RoundRobin,
-    /// When the cluster shuts down: the time at which the workers that are left are killed.
-    shutdown: watch::Sender<Option<Instant>>,
+    /// Whether the cluster shuts down.
+    shutdown: watch::Sender<bool>,
     /// Changes when a rolling restart begins.
     restarts: watch::Sender<()>,
-    /// Held while a worker is replaced: one at a time.
-    restarting: Arc<Mutex<()>>,
-    /// Takes a worker that is ready.
-    ready: mpsc::UnboundedSender<Worker>,
-    /// Set when a worker has been ready.
-    listening: OnceLock<()>,
+    /// Takes a replacement that is ready. Locked while a worker is replaced: one at a time.
+    replacements: Mutex<Replacements>,
 }
 
 /// A worker that is ready. It is killed when this is dropped.
@@ -67,135 +63,129 @@ pub fn listen_on(
     events: Events,
 ) -> io::Result<()> {
     let listener = bind(address)?;
-    let (connections, queue) = RoundRobin::new();
-    let (ready, workers) = mpsc::unbounded_channel();
-    let primary = Primary {
-        // A path, so that the next workers run a new program that is moved there.
-        program: env::current_exe()?,
-        address: listener.local_addr()?,
-        events,
-        connections,
-        shutdown: watch::Sender::new(None),
-        restarts: watch::Sender::new(()),
-        restarting: Arc::default(),
-        ready,
-        listening: OnceLock::new(),
-    };
+    let listening = Event::Listening(reachable(listener.local_addr()?));
     let signals = [
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
         signal(SignalKind::hangup())?,
     ];
-    let accepting = tokio::spawn(accept(listener, queue, primary.shutdown.subscribe()));
-    tokio::spawn(async move {
-        Arc::new(primary).supervise(signals, forks, workers).await;
-        // `accept` still runs if no worker took its connections.
-        accepting.abort();
-    });
+    let shutdown = watch::Sender::new(false);
+    let (ready, replacements) = mpsc::unbounded_channel();
+    let primary = Primary {
+        // A path, so that the next workers run a new program that is moved there.
+        program: env::current_exe()?,
+        events,
+        connections: RoundRobin::new(listener, shutdown.subscribe()),
+        shutdown,
+        restarts: watch::Sender::new(()),
+        replacements: Mutex::new(ready),
+    };
+    tokio::spawn(Arc::new(primary).supervise(signals, Some(listening), forks, replacements));
     Ok(())
 }
 
 impl Primary {
     /// Starts workers until the cluster has to shut down, and waits until all have exited.
+    /// Announces `listening` when the first is ready.
     async fn supervise(
         self: Arc<Self>,
         [mut terminate, mut interrupt, mut hangup]: [Signal; 3],
+        mut listening: Option<Event>,
         mut forks: mpsc::UnboundedReceiver<Duration>,
-        mut workers: mpsc::UnboundedReceiver<Worker>,
+        mut replacements: mpsc::UnboundedReceiver<Worker>,
     ) {
+        // When one of these is dropped, its workers are killed.
         let (mut starting, mut running) = (JoinSet::new(), JoinSet::new());
-        let mut first_signal = None;
-        while first_signal.is_none() || !running.is_empty() {
-            let shuts_down = tokio::select! {
+        loop {
+            tokio::select! {
                 biased;
-                _ = terminate.recv() => true,
-                _ = interrupt.recv() => true,
-                _ = hangup.recv() => {
-                    self.restarts.send_replace(());
-                    false
-                }
-                fork = forks.recv(), if first_signal.is_none() => {
-                    if let Some(pause) = fork {
-                        starting.spawn(self.clone().fork(pause));
-                    }
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => self.restarts.send_replace(()),
+                fork = forks.recv() => match fork {
+                    Some(pause) => drop(starting.spawn(self.clone().start(pause))),
                     // The `Cluster` has been dropped.
-                    fork.is_none()
-                }
-                Some(worker) = workers.recv() => {
+                    None => break,
+                },
+                Some(Ok(started)) = starting.join_next() => match started {
+                    Ok(worker) => {
+                        if let Some(event) = listening.take() {
+                            self.announce(event);
+                        }
+                        running.spawn(self.clone().supervise_worker(worker));
+                    }
+                    Err(error) if listening.is_none() => {
+                        self.announce(Event::Warning(error.to_string()));
+                        starting.spawn(self.clone().start(RESTART_PAUSE));
+                    }
+                    Err(error) => drop(self.events.send(Err(error))),
+                },
+                Some(worker) = replacements.recv() => {
                     running.spawn(self.clone().supervise_worker(worker));
-                    false
                 }
-                Some(_) = running.join_next() => false,
-                Some(_) = starting.join_next() => false,
-            };
-            if shuts_down {
-                starting.abort_all();
-                let first_signal = *first_signal.get_or_insert_with(Instant::now);
-                self.shutdown
-                    .send_replace(Some(first_signal + SHUTDOWN_WITHIN));
-                if first_signal.elapsed() > SAME_SIGNAL {
-                    // The workers are killed.
-                    running.shutdown().await;
-                    let error = io::Error::other("ended at once by a second signal");
-                    let _ = self.events.send(Err(error));
-                }
+                Some(_) = running.join_next() => {}
             }
         }
+        drop((starting, replacements));
+        self.shut_down_all(running, [terminate, interrupt]).await;
     }
 
-    /// Starts a worker after a pause, and again until one is ready.
-    async fn fork(self: Arc<Self>, mut pause: Duration) {
-        loop {
-            // A sleep of no length takes a millisecond.
-            if !pause.is_zero() {
-                sleep(pause).await;
-            }
-            match self.start().await {
-                Ok(worker) => {
-                    if self.listening.set(()).is_ok() {
-                        self.announce(Event::Listening(reachable(self.address)));
-                    }
-                    let _ = self.ready.send(worker);
-                    return;
+    /// Shuts all workers down gracefully, and waits until they have exited.
+    async fn shut_down_all(
+        &self,
+        mut running: JoinSet<()>,
+        [mut terminate, mut interrupt]: [Signal; 2],
+    ) {
+        self.shutdown.send_replace(true);
+        let all_exited = async { while running.join_next().await.is_some() {} };
+        let second_signal = async {
+            let first_signal = Instant::now();
+            while first_signal.elapsed() < SAME_SIGNAL {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
                 }
-                Err(error) if self.listening.get().is_none() => {
-                    let _ = self.events.send(Err(error));
-                    return;
-                }
-                Err(error) => self.announce(Event::Warning(error.to_string())),
             }
-            pause = RESTART_PAUSE;
+        };
+        // On return, `running` is dropped with the workers that are left.
+        tokio::select! {
+            _ = timeout(SHUTDOWN_WITHIN, all_exited) => return,
+            () = second_signal => {}
         }
+        running.shutdown().await;
+        let error = io::Error::other("ended at once by a second signal");
+        let _ = self.events.send(Err(error));
     }
 
     /// Supervises a worker that is ready, until it has exited.
     async fn supervise_worker(self: Arc<Self>, mut worker: Worker) {
         let pid = worker.pid;
-        let restarting = tokio::select! {
+        let turn = tokio::select! {
             () = self.connections.serve(&mut worker.control) => None,
-            restarting = self.replace(pid, &mut worker.restarts) => Some(restarting),
-            // A worker that hangs does not hold up the shutdown.
-            () = self.shutdown_is_overdue() => None,
+            turn = self.replace(pid, &mut worker.restarts) => Some(turn),
         };
         let status = self.shut_down(worker).await;
-        match restarting {
-            _ if self.shutdown.borrow().is_some() => {}
-            Some(_) => self.announce(Event::Replaced { pid }),
-            None => self.announce(Event::Exit { pid, status }),
-        }
+        self.announce(match turn {
+            Some(_) => Event::Replaced { pid },
+            None => Event::Exit { pid, status },
+        });
     }
 
     /// Waits for the turn of the worker `old` in a rolling restart, and starts its replacement. The
     /// next worker's turn comes when the result is dropped.
-    async fn replace(&self, old: u32, restarts: &mut watch::Receiver<()>) -> OwnedMutexGuard<()> {
+    async fn replace(
+        self: &Arc<Self>,
+        old: u32,
+        restarts: &mut watch::Receiver<()>,
+    ) -> MutexGuard<'_, Replacements> {
         loop {
             let _ = restarts.changed().await;
-            let restarting = self.restarting.clone().lock_owned().await;
-            match self.start().await {
-                Ok(worker) => {
-                    let _ = self.ready.send(worker);
-                    return restarting;
-                }
+            let turn = self.replacements.lock().await;
+            let started = self.clone().start(Duration::ZERO).await;
+            match started.map(|worker| turn.send(worker).is_ok()) {
+                Ok(true) => return turn,
+                // The cluster shuts down: no worker is replaced any more.
+                Ok(false) => {}
                 Err(error) => self.announce(Event::Warning(format!("{error}; worker {old} stays"))),
             }
         }
@@ -203,8 +193,7 @@ impl Primary {
 
     /// Shuts a worker down gracefully, and waits until it has exited.
     async fn shut_down(&self, mut worker: Worker) -> ExitStatus {
-        let kill_at = *self.shutdown.borrow();
-        let kill_at = kill_at.unwrap_or_else(|| Instant::now() + SHUTDOWN_WITHIN);
+        let kill_at = Instant::now() + SHUTDOWN_WITHIN;
         self.connections.close(&mut worker.control, kill_at).await;
         if timeout_at(kill_at, worker.child.wait()).await.is_err() {
             let _ = worker.child.start_kill();
@@ -212,8 +201,12 @@ impl Primary {
         worker.child.wait().await.unwrap_or_default()
     }
 
-    /// Starts a worker, and waits until it is ready.
-    async fn start(&self) -> io::Result<Worker> {
+    /// Starts a worker after a pause, and waits until it is ready.
+    async fn start(self: Arc<Self>, pause: Duration) -> io::Result<Worker> {
+        // A sleep of no length takes a millisecond.
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
         // A restart that begins while the worker starts is for this worker, too.
         let restarts = self.restarts.subscribe();
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
@@ -235,11 +228,10 @@ impl Primary {
         let pid = child.id().expect("it has not been waited for");
         let ready = timeout(READY_WITHIN, socket.read_u8()).await;
         if let Ok(Ok(READY)) = ready {
-            let control = ControlSocket::new(socket);
             return Ok(Worker {
                 pid,
                 child,
-                control,
+                control: ControlSocket::new(socket),
                 restarts,
             });
         }
@@ -251,16 +243,11 @@ impl Primary {
         }))
     }
 
-    async fn shutdown_is_overdue(&self) {
-        let mut shutdown = self.shutdown.subscribe();
-        let kill_at = shutdown.wait_for(Option::is_some).await;
-        let kill_at = kill_at.ok().and_then(|kill_at| *kill_at);
-        sleep_until(kill_at.expect("it waited for that")).await;
-    }
-
     fn announce(&self, event: Event) {
-        // It fails when the `Cluster` has been dropped.
-        let _ = self.events.send(Ok(event));
+        if !*self.shutdown.borrow() {
+            // It fails when the `Cluster` has been dropped.
+            let _ = self.events.send(Ok(event));
+        }
     }
 }
 

@@ -51,16 +51,16 @@ pub fn bind(address: &str) -> io::Result<TcpListener> {
 }
 
 /// Accepts connections. When the cluster shuts down, it accepts those that already wait, and drops
-/// `queue`.
-pub async fn accept(
+/// `queue`, which ends it.
+async fn accept(
     listener: TcpListener,
     queue: mpsc::Sender<net::TcpStream>,
-    mut shutdown: watch::Receiver<Option<Instant>>,
+    mut shutdown: watch::Receiver<bool>,
 ) {
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = shutdown.wait_for(Option::is_some) => break,
+            _ = shutdown.wait_for(|shuts_down| *shuts_down) => break,
             accepted = listener.accept() => accepted,
         };
         match accepted.and_then(|(connection, _)| connection.into_std()) {
@@ -98,14 +98,15 @@ pub struct ControlSocket {
 }
 
 impl RoundRobin {
-    /// The queue, and the sender that fills it. The queue ends when the sender is dropped.
-    pub fn new() -> (Self, mpsc::Sender<net::TcpStream>) {
+    /// Accepts connections until `shutdown` becomes true.
+    pub fn new(listener: TcpListener, shutdown: watch::Receiver<bool>) -> Self {
         let (sender, receiver) = mpsc::channel(1);
         let round_robin = Self {
             queue: Mutex::new(receiver),
             sender: sender.downgrade(),
         };
-        (round_robin, sender)
+        tokio::spawn(accept(listener, sender, shutdown));
+        round_robin
     }
 
     /// Sends connections to a worker until the queue or the worker's socket ends.
