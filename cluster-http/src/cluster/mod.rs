@@ -10,8 +10,8 @@
 //! nix 0.31 or later.
 //!
 //! The program is started once, as the primary, and starts itself again for each worker, with the
-//! same arguments. [`worker()`] returns `None` in the primary. Each worker also runs the part of `main`
-//! before that call:
+//! same arguments. [`worker()`] returns `None` in the primary. Each worker also runs the part of
+//! `main` before that call:
 //!
 //! ```rust,ignore
 //! mod cluster;
@@ -43,16 +43,18 @@
 //! ```
 //!
 //! **Signals.** In the primary, [`Cluster::listen`] installs handlers. SIGTERM and SIGINT shut the
-//! cluster down gracefully; then [`Cluster::next_event`] returns `None`. SIGHUP starts a rolling restart.
-//! In a worker, SIGTERM shuts that worker down gracefully. A signal that was ignored before, for instance
-//! SIGHUP by `nohup`, is handled all the same.
+//! cluster down gracefully; then [`Cluster::next_event`] returns `None`. SIGHUP starts a rolling
+//! restart. In a worker, SIGTERM shuts that worker down gracefully. A signal that was ignored
+//! before, for instance SIGHUP by `nohup`, is handled all the same.
 //!
-//! **Descriptors.** Each connection needs one in its worker. This does not raise the process's limit.
+//! **Descriptors.** Each connection needs one in its worker. This does not raise the process's
+//! limit.
 //!
-//! **How it works.** Each worker has a control socket to the primary on its stdin. The primary sends
-//! a connection with one byte, and the worker answers with one byte when it has taken it. If a worker
-//! dies, the connections that it has not taken go to another worker. A worker that hangs gets no more
-//! connections. When the primary exits or is killed, the socket closes and the worker shuts down.
+//! **How it works.** Each worker has a control socket to the primary on its stdin. The primary
+//! sends a connection with one byte, and the worker answers with one byte when it has taken it. If
+//! a worker dies, the connections that it has not taken go to another worker. A worker that hangs
+//! gets no more connections. When the primary exits or is killed, the socket closes and the worker
+//! shuts down.
 //!
 //! **Unsafe code.** One call, which takes ownership of a descriptor that the socket has received.
 
@@ -102,8 +104,8 @@ impl fmt::Display for Event {
     }
 }
 
-/// A cluster, in its primary. When this is dropped, the workers shut down gracefully; when the runtime
-/// is dropped, they are killed.
+/// A cluster, in its primary. When this is dropped, the workers shut down gracefully; when the
+/// runtime is dropped, they are killed.
 pub struct Cluster {
     /// Each item starts a worker after a pause.
     forks: UnboundedSender<Duration>,
