@@ -10,8 +10,8 @@
 //! nix 0.31 or later.
 //!
 //! The program is started once, as the primary, and starts itself again for each worker, with the
-//! same arguments. [`worker()`] returns `None` in the primary. Each worker also runs the part of
-//! `main` before that call:
+//! same arguments. [`worker()`] returns `None` in the primary. What `main` does before that call,
+//! it does in each worker, too.
 //!
 //! ```rust,ignore
 //! mod cluster;
@@ -26,7 +26,7 @@
 //!         let mut cluster = cluster::Cluster::listen("127.0.0.1:0")?;
 //!         (0..2).for_each(|_| cluster.fork());
 //!         while let Some(event) = cluster.next_event().await? {
-//!             // A service does not end because stderr cannot be written to.
+//!             // The service goes on if stderr cannot be written to.
 //!             let _ = writeln!(io::stderr(), "{event:?}");
 //!             if let cluster::Event::Exit { .. } = event {
 //!                 cluster.fork();
@@ -45,10 +45,10 @@
 //! **Signals.** In the primary, [`Cluster::listen`] installs handlers. SIGTERM and SIGINT shut the
 //! cluster down gracefully; then [`Cluster::next_event`] returns `None`. SIGHUP starts a rolling
 //! restart. In a worker, SIGTERM shuts that worker down gracefully. A signal that was ignored
-//! before, for instance SIGHUP by `nohup`, is handled all the same.
+//! before, for instance SIGHUP by `nohup`, is handled, too.
 //!
-//! **Descriptors.** Each connection needs one in its worker. This does not raise the process's
-//! limit.
+//! **Descriptors.** Each connection needs one in its worker. The process's limit is not
+//! raised.
 //!
 //! **How it works.** Each worker has a control socket to the primary on its stdin. The primary
 //! sends a connection with one byte, and the worker answers with one byte when it has taken it. If

@@ -22,10 +22,10 @@ use super::round_robin::{ControlSocket, RoundRobin, bind};
 use super::worker::{READY, VARIABLE};
 use super::{Event, RESTART_PAUSE};
 
-/// How long a worker may take until it is ready. Then it is killed.
+/// A worker that is not ready within this time is killed.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long a worker's graceful shutdown may take. Then it is killed.
+/// A worker whose graceful shutdown takes longer is killed.
 const SHUTDOWN_WITHIN: Duration = Duration::from_secs(15);
 
 /// A second signal within this time is ignored: the command `timeout` sends its signal twice.

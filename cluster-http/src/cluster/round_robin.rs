@@ -19,10 +19,10 @@ use super::worker::REFUSED;
 /// How many connections are still accepted when the cluster shuts down.
 const LAST_CONNECTIONS: usize = 4096;
 
-/// How many connections a worker may have been sent and not yet taken.
+/// How many connections may wait for one worker to take them.
 const IN_FLIGHT: usize = 64;
 
-/// A worker must take a connection within this time. Until it does, it gets no other.
+/// A worker that takes longer for a connection gets no other until it has taken it.
 const TAKES_WITHIN: Duration = Duration::from_millis(10);
 
 /// How long to wait when no descriptor is left for a connection.

@@ -1,4 +1,4 @@
-//! The side of a worker.
+//! The worker's side.
 
 use std::env;
 use std::fs::File;
@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use super::round_robin::PAUSE;
 
 /// The variable that makes a process a worker. It holds the inode of the socket on the worker's
-/// stdin. A child of a worker can inherit only the variable, so it is not a worker.
+/// stdin. A worker's child inherits the variable, but not the socket: it is not a worker.
 pub const VARIABLE: &str = "CLUSTER_WORKER";
 
 /// What a worker writes: it is ready; it has taken a connection; it had no descriptor for one.
@@ -25,7 +25,7 @@ pub const READY: u8 = b'r';
 pub const TAKEN: u8 = b't';
 pub const REFUSED: u8 = b'n';
 
-/// A worker, in its process: Node's `cluster.worker`.
+/// This process as a worker: Node's `cluster.worker`.
 pub struct Worker {
     /// `None` when this worker shuts down: the socket is closed, and the primary gives another
     /// worker the connections that were not taken.
