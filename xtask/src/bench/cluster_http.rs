@@ -21,7 +21,6 @@ pub const GROUPS: &[Group] = &[
     Group {
         rows: &[cost("cluster-http: start to first answer", "ms")],
         rounds: 11,
-        one_cpu: false,
         sample: |who| Ok(vec![Server::start(who)?.first_answer]),
     },
     Group {
@@ -31,7 +30,6 @@ pub const GROUPS: &[Group] = &[
             cost("cluster-http: memory of a worker", "MiB"),
         ],
         rounds: 5,
-        one_cpu: false,
         sample: |who| {
             let server = Server::start(who)?;
             let (requests, cpu) = load(&server, true)?;
@@ -44,7 +42,6 @@ pub const GROUPS: &[Group] = &[
             cost("cluster-http: server CPU for a new connection", "µs"),
         ],
         rounds: 5,
-        one_cpu: false,
         sample: |who| {
             let (connections, cpu) = load(&Server::start(who)?, false)?;
             Ok(vec![connections, cpu])
@@ -56,7 +53,6 @@ pub const GROUPS: &[Group] = &[
             "ms",
         )],
         rounds: 11,
-        one_cpu: false,
         sample: |who| Ok(vec![death_to_answer(who)?]),
     },
     Group {
@@ -65,7 +61,6 @@ pub const GROUPS: &[Group] = &[
             cost("cluster-http: memory of an idle connection", "KiB"),
         ],
         rounds: 3,
-        one_cpu: false,
         sample: idle,
     },
 ];

@@ -11,7 +11,6 @@ pub const GROUPS: &[Group] = &[Group {
         cost("exec-count: overhead of a whole run", "ms"),
     ],
     rounds: 11,
-    one_cpu: false,
     sample: |who| {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", "find . -type f | wc -l"]);

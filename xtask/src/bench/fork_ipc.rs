@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::{Group, Who, cost, milliseconds, program, rate, start};
+use super::{Group, Who, cost, milliseconds, on_one_cpu, program, rate, start};
 use crate::examples::FORK_IPC;
 use crate::harness::ipc;
 use crate::harness::processes::memory;
@@ -22,14 +22,12 @@ pub const GROUPS: &[Group] = &[
     Group {
         rows: &[cost("fork-ipc: to the first reply", "ms")],
         rounds: 11,
-        one_cpu: false,
         sample: |who| Ok(vec![first_reply(who)?]),
     },
     Group {
         rows: &[rate("fork-ipc: round trips on one CPU", "/s")],
         rounds: 5,
-        one_cpu: true,
-        sample: |who| Ok(vec![exchange(who, How::Turns)?]),
+        sample: |who| on_one_cpu(|| Ok(vec![exchange(who, How::Turns)?])),
     },
     Group {
         rows: &[
@@ -37,7 +35,6 @@ pub const GROUPS: &[Group] = &[
             rate("fork-ipc: messages without waiting for answers", "/s"),
         ],
         rounds: 5,
-        one_cpu: false,
         sample: |who| {
             Ok(vec![
                 exchange(who, How::Turns)?,
@@ -51,7 +48,6 @@ pub const GROUPS: &[Group] = &[
             cost("fork-ipc: memory of a child", "MiB"),
         ],
         rounds: 5,
-        one_cpu: false,
         sample: |who| Ok(vec![parents_memory(who)?, childs_memory(who)?]),
     },
 ];

@@ -79,9 +79,6 @@ const fn gain(name: &'static str, unit: &'static str) -> Row {
 pub struct Group {
     rows: &'static [Row],
     rounds: usize,
-    /// Whether all processes are pinned to one CPU. On two CPUs, processes that take turns spend most of
-    /// their time on waking each other, and how much depends on the scheduler.
-    one_cpu: bool,
     /// Takes one sample of each row. `NAN` where a row does not apply.
     sample: fn(Who) -> Result<Vec<f64>>,
 }
@@ -128,9 +125,6 @@ pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
     build(&["--release"])?;
     build_baseline()?;
 
-    let (groups, left_out): (Vec<_>, Vec<_>) = groups
-        .into_iter()
-        .partition(|group| KEEPS_ON_ONE_CPU || !group.one_cpu);
     let mut measured = measure(&groups)?;
     measured.retain(|measured| measured.row.name.contains(filter));
 
@@ -138,10 +132,7 @@ pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
         writeln!(stdout(), "{}", report::json(&measured)?)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut table = report::table(&measured)?;
-    for row in left_out.iter().flat_map(|group| group.rows) {
-        table += &format!("\n\nNot measured: {}. {WHY_NOT}", row.name);
-    }
+    let table = report::table(&measured)?;
     writeln!(stdout(), "{table}")?;
     if option == "--write" {
         report::write(&table)?;
@@ -186,13 +177,8 @@ fn measure(groups: &[&Group]) -> Result<Vec<Measured>> {
         progress.set_message(group.rows[0].name);
         for _ in 0..group.rounds {
             for (number, who) in who.iter().enumerate() {
-                let samples = if group.one_cpu {
-                    on_one_cpu(|| (group.sample)(*who))
-                } else {
-                    (group.sample)(*who)
-                };
-                let samples =
-                    samples.with_context(|| format!("{} of {who:?}", group.rows[0].name))?;
+                let samples = (group.sample)(*who)
+                    .with_context(|| format!("{} of {who:?}", group.rows[0].name))?;
                 for (measured, sample) in measured.iter_mut().zip(samples) {
                     measured.samples[number].1.push(sample);
                 }
@@ -205,12 +191,10 @@ fn measure(groups: &[&Group]) -> Result<Vec<Measured>> {
     Ok(all)
 }
 
-const KEEPS_ON_ONE_CPU: bool = cfg!(any(target_os = "linux", target_os = "freebsd"));
-const WHY_NOT: &str = "Only Linux and FreeBSD can keep a process on one CPU.";
-
-/// Pins `work`, and all processes and threads that it starts, to one CPU.
+/// Pins `work`, and all processes and threads that it starts, to one CPU. On two CPUs, processes that
+/// take turns spend most of their time on waking each other, and how much depends on the scheduler.
 #[cfg(any(target_os = "linux", target_os = "freebsd"))]
-fn on_one_cpu<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+fn on_one_cpu(work: impl FnOnce() -> Result<Vec<f64>>) -> Result<Vec<f64>> {
     use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
     use nix::unistd::Pid;
 
@@ -224,12 +208,11 @@ fn on_one_cpu<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     done
 }
 
+/// The other systems cannot do that.
 #[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
-fn on_one_cpu<T>(_: impl FnOnce() -> Result<T>) -> Result<T> {
-    bail!(WHY_NOT)
+fn on_one_cpu(_: impl FnOnce() -> Result<Vec<f64>>) -> Result<Vec<f64>> {
+    Ok(vec![f64::NAN])
 }
-
-// Helpers for taking samples.
 
 static BASELINE: OnceLock<PathBuf> = OnceLock::new();
 

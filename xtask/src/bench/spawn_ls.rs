@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use os_pipe::pipe;
 
-use super::{Group, Who, cost, mean_run, program, rate, runs, whole_run};
+use super::{Group, Who, cost, mean_run, on_one_cpu, program, rate, runs, whole_run};
 use crate::examples::SPAWN_LS;
 use crate::harness::processes::memory;
 use crate::harness::run::start_on;
@@ -19,13 +19,11 @@ pub const GROUPS: &[Group] = &[
             cost("spawn-ls: overhead of a whole run", "ms"),
         ],
         rounds: 11,
-        one_cpu: false,
         sample: |who| whole_run(who, &SPAWN_LS, Command::new("ls").args(["-lh", "/usr"])),
     },
     Group {
         rows: &[rate("spawn-ls: commands a second", "/s")],
         rounds: 9,
-        one_cpu: false,
         sample: |who| {
             let run = match who {
                 Who::Baseline => mean_run(&mut Command::new("true"), runs(who)),
@@ -40,14 +38,12 @@ pub const GROUPS: &[Group] = &[
             cost("spawn-ls: peak memory", "MiB"),
         ],
         rounds: 5,
-        one_cpu: false,
         sample: streaming,
     },
     Group {
         rows: &[rate("spawn-ls: streaming on one CPU", "GB/s")],
         rounds: 5,
-        one_cpu: true,
-        sample: streaming,
+        sample: |who| on_one_cpu(|| streaming(who)),
     },
 ];
 

@@ -12,7 +12,6 @@ pub const GROUPS: &[Group] = &[
     Group {
         rows: &[cost("worker-sum: thread start to result", "ms")],
         rounds: 15,
-        one_cpu: false,
         sample: |who| Ok(vec![start_to_result(who)?]),
     },
     Group {
@@ -21,7 +20,6 @@ pub const GROUPS: &[Group] = &[
             gain("worker-sum: speed-up by a worker for each CPU", "×"),
         ],
         rounds: 5,
-        one_cpu: false,
         sample: |who| {
             let one = additions(who, 1)?;
             let all = additions(who, thread::available_parallelism()?.get())?;
