@@ -1,6 +1,5 @@
 //! What cluster-http costs, with one worker.
 
-use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,15 +12,15 @@ use tokio::task::JoinSet;
 
 use super::{Group, Who, cost, gain, milliseconds, program, rate};
 use crate::examples::CLUSTER_HTTP;
-use crate::harness::http::{Client, GET, free_port};
+use crate::harness::http::{Client, GET};
 use crate::harness::processes::{children, cpu_time, memory, signal_to};
-use crate::harness::run::{Running, start};
+use crate::harness::server::Server;
 
 pub const GROUPS: &[Group] = &[
     Group {
         rows: &[cost("cluster-http: start to first answer", "ms")],
         rounds: 11,
-        sample: |who| Ok(vec![Server::start(who)?.first_answer]),
+        sample: |who| Ok(vec![start(who)?.1]),
     },
     Group {
         rows: &[
@@ -31,9 +30,9 @@ pub const GROUPS: &[Group] = &[
         ],
         rounds: 5,
         sample: |who| {
-            let server = Server::start(who)?;
+            let (server, _) = start(who)?;
             let (requests, cpu) = load(&server, true)?;
-            Ok(vec![requests, cpu, memory(server.worker())?])
+            Ok(vec![requests, cpu, memory(worker(&server))?])
         },
     },
     Group {
@@ -43,7 +42,7 @@ pub const GROUPS: &[Group] = &[
         ],
         rounds: 5,
         sample: |who| {
-            let (connections, cpu) = load(&Server::start(who)?, false)?;
+            let (connections, cpu) = load(&start(who)?.0, false)?;
             Ok(vec![connections, cpu])
         },
     },
@@ -73,57 +72,39 @@ const LOAD: Duration = Duration::from_secs(1);
 
 const IDLE: rlim_t = 10_000;
 
-struct Server {
-    program: Running,
-    address: SocketAddr,
-    /// Milliseconds from its start.
-    first_answer: f64,
+/// Starts the server. Returns it with the milliseconds until its first answer.
+fn start(who: Who) -> Result<(Server, f64)> {
+    let began = Instant::now();
+    let server = Server::starting(program(who, &CLUSTER_HTTP), 1)?;
+    wait_for_answer(&server)?;
+    Ok((server, milliseconds(began.elapsed())))
 }
 
-impl Server {
-    fn start(who: Who) -> Result<Self> {
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
-        let mut command = program(who, &CLUSTER_HTTP);
-        command.args([&address.to_string(), "1"]);
-        let began = Instant::now();
-        let mut server = Self {
-            program: start(command)?,
-            address,
-            first_answer: 0.0,
-        };
-        server.answer()?;
-        server.first_answer = milliseconds(began.elapsed());
-        Ok(server)
-    }
-
-    /// Sends requests until there is an answer. After some time without one, as happens with Node, it
-    /// tries a new connection.
-    fn answer(&self) -> Result<()> {
-        let began = Instant::now();
-        while began.elapsed() < Duration::from_secs(20) {
-            let client = Client::connect_with_patience(self.address, Duration::from_millis(50));
-            if client.and_then(|mut client| client.get()).is_ok() {
-                return Ok(());
-            }
-            thread::sleep(Duration::from_micros(200));
+/// Sends requests until there is an answer. After some time without one, as happens with Node, it
+/// tries a new connection.
+fn wait_for_answer(server: &Server) -> Result<()> {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(20) {
+        let client = Client::connect_with_patience(server.address, Duration::from_millis(50));
+        if client.and_then(|mut client| client.get()).is_ok() {
+            return Ok(());
         }
-        bail!("no answer: {:?}", self.program.stderr())
+        thread::sleep(Duration::from_micros(200));
     }
+    bail!("no answer: {:?}", server.program.stderr())
+}
 
-    /// The process that answers: the only child, or the server itself if it has no child.
-    fn worker(&self) -> u32 {
-        let primary = self.program.pid();
-        children(primary).first().copied().unwrap_or(primary)
-    }
+/// The process that answers: the only child, or the server itself if it has no child.
+fn worker(server: &Server) -> u32 {
+    let primary = server.program.pid();
+    children(primary).first().copied().unwrap_or(primary)
+}
 
-    /// The CPU time of the primary and its worker.
-    fn cpu_time(&self) -> Result<Duration> {
-        let primary = self.program.pid();
-        let workers = children(primary).into_iter().map(cpu_time);
-        workers
-            .sum::<Result<Duration>>()
-            .and_then(|workers| Ok(workers + cpu_time(primary)?))
-    }
+/// The CPU time of the primary and its worker.
+fn cpu_of(server: &Server) -> Result<Duration> {
+    let primary = server.program.pid();
+    let processes = children(primary).into_iter().chain([primary]);
+    processes.map(cpu_time).sum()
 }
 
 /// Answers a second, and the microseconds of the server's CPU time for each, under clients that
@@ -136,7 +117,7 @@ async fn load(server: &Server, keep: bool) -> Result<(f64, f64)> {
     // An answer arrives in one piece, and all have the same length.
     let length = first.read(&mut [0; 4096]).await?;
 
-    let (cpu, began) = (server.cpu_time()?, Instant::now());
+    let (cpu, began) = (cpu_of(server)?, Instant::now());
     let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
         clients.spawn(async move {
@@ -158,7 +139,7 @@ async fn load(server: &Server, keep: bool) -> Result<(f64, f64)> {
     while let Some(client) = clients.join_next().await {
         answers += client??;
     }
-    let (elapsed, cpu) = (began.elapsed(), server.cpu_time()? - cpu);
+    let (elapsed, cpu) = (began.elapsed(), cpu_of(server)? - cpu);
     let answers = f64::from(answers);
     Ok((
         answers / elapsed.as_secs_f64(),
@@ -168,14 +149,14 @@ async fn load(server: &Server, keep: bool) -> Result<(f64, f64)> {
 
 /// The baseline is the start of a bare server: it replaces no worker.
 fn death_to_answer(who: Who) -> Result<f64> {
-    let server = Server::start(who)?;
+    let (server, first_answer) = start(who)?;
     if who == Who::Baseline {
-        return Ok(server.first_answer);
+        return Ok(first_answer);
     }
-    let worker = server.worker();
+    let worker = worker(&server);
     let began = Instant::now();
     signal_to(worker, Signal::SIGKILL)?;
-    server.answer()?;
+    wait_for_answer(&server)?;
     Ok(milliseconds(began.elapsed()))
 }
 
@@ -186,16 +167,16 @@ fn idle(who: Who) -> Result<Vec<f64>> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let limit = most.min(IDLE + OTHERS);
     setrlimit(Resource::RLIMIT_NOFILE, limit, most)?;
-    let server = Server::start(who)?;
-    let worker = server.worker();
+    let (server, _) = start(who)?;
+    let worker = worker(&server);
     let before = memory(worker)?;
     let mut clients = Vec::new();
     for number in OTHERS..limit {
         // Otherwise the accept queue of a slow server could overflow.
         if number % 100 == 0 {
-            server.answer()?;
+            wait_for_answer(&server)?;
         }
-        clients.push(Client::connect(server.address)?);
+        clients.push(server.connect()?);
     }
     // Node closes a connection 5 s after its last answer. So each connection gets one request, now.
     clients.retain_mut(|client| client.get().is_ok());

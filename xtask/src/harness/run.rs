@@ -2,12 +2,14 @@
 
 use std::env;
 use std::fs;
+use std::future::pending;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{self, Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -51,6 +53,12 @@ impl Output {
         self.status.code().or_else(signal).unwrap_or(i32::MIN)
     }
 
+    /// Checks that it has printed this and nothing on stderr, and has ended with code 0.
+    pub fn printed(&self, stdout: &str) -> Result<()> {
+        same("stdout", stdout, &self.stdout()[..])?;
+        self.ended_with("", 0)
+    }
+
     pub fn ended_with(&self, stderr: &str, code: i32) -> Result<()> {
         same("stderr", stderr, &self.stderr()[..])?;
         self.ended_with_code(code)
@@ -80,10 +88,10 @@ struct Captured {
 /// Kills everything that the checks have started and that still runs, and removes their temporary
 /// folders, when this is dropped or this process gets a signal to end. Ctrl-C does not reach what has a
 /// process group of its own.
-pub struct Sweep {
-    /// The folder of all temporary folders.
-    folder: PathBuf,
-}
+pub struct Sweep(());
+
+/// The folder of all temporary folders.
+static FOLDER: OnceLock<PathBuf> = OnceLock::new();
 
 impl Sweep {
     /// # Safety
@@ -96,30 +104,31 @@ impl Sweep {
             env::set_var(MARK, format!("{}-", process::id()));
             env::set_var("TMPDIR", &folder);
         }
+        FOLDER.get_or_init(|| folder);
         let runtime = Builder::new_current_thread().enable_io().build()?;
         let inside = runtime.enter();
-        let mut hangup = signal(SignalKind::hangup())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
         // A shell's `&` ignores SIGINT and SIGQUIT. The programs would inherit that without a handler.
-        let mut quit = signal(SignalKind::quit())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        drop(inside);
-        let on_signal = Self {
-            folder: folder.clone(),
-        };
-        thread::spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    _ = hangup.recv() => {}
-                    _ = interrupt.recv() => {}
-                    _ = quit.recv() => {}
-                    _ = terminate.recv() => {}
-                }
+        for kind in [
+            SignalKind::hangup(),
+            SignalKind::interrupt(),
+            SignalKind::quit(),
+            SignalKind::terminate(),
+        ] {
+            let mut signals = signal(kind)?;
+            runtime.spawn(async move {
+                signals.recv().await;
+                Self::end()
             });
-            drop(on_signal);
-            process::exit(1);
-        });
-        Ok(Self { folder })
+        }
+        drop(inside);
+        thread::spawn(move || runtime.block_on(pending::<()>()));
+        Ok(Self(()))
+    }
+
+    /// Ends this process, with code 1.
+    pub fn end() {
+        drop(Self(()));
+        process::exit(1)
     }
 }
 
@@ -128,7 +137,9 @@ impl Drop for Sweep {
         // Other threads start nothing more until this process exits.
         std::mem::forget(STARTING.write());
         kill_marked(&format!("{MARK}={}-", process::id()));
-        let _ = fs::remove_dir_all(&self.folder);
+        if let Some(folder) = FOLDER.get() {
+            let _ = fs::remove_dir_all(folder);
+        }
     }
 }
 
@@ -229,6 +240,22 @@ impl Running {
     /// Waits until stderr holds `text`.
     pub fn wait_for_stderr(&self, text: &str) -> Result<()> {
         self.wait_for(text, "stderr", || self.stderr())
+    }
+
+    /// Waits until it has said where it listens, and returns the address.
+    pub fn wait_for_address(&self) -> Result<SocketAddr> {
+        let address = wait_until("the program to listen", || {
+            let text = self.stdout() + &self.stderr();
+            let after = |before: &str| Some(text.split_once(before)?.1);
+            let rest = after("http://").or_else(|| after("Listening(\""));
+            let address = rest.and_then(|rest| rest.split_once(['/', '"']));
+            ensure!(
+                address.is_some() || self.is_running(),
+                "it has ended: {text}"
+            );
+            Ok(address.map(|(address, _)| address.replace("localhost", "127.0.0.1")))
+        })?;
+        Ok(address.parse()?)
     }
 
     fn wait_for(&self, text: &str, name: &str, stream: impl Fn() -> String) -> Result<()> {

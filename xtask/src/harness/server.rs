@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use super::http::{Client, free_port};
@@ -31,30 +31,24 @@ impl Server {
 
     /// Waits until the Rust program has said where it listens.
     pub fn listening(program: Running) -> Result<Self> {
-        let address = wait_until("the program to listen", || {
-            let stderr = program.stderr();
-            let url = stderr.split_once("listening on http://");
-            let address = url.and_then(|(_, rest)| rest.split_once("/\n"));
-            if address.is_none() && !program.is_running() {
-                bail!("it has ended: {stderr}");
-            }
-            Ok(address.map(|(address, _)| address.to_owned()))
-        })?;
-        let address = address.replace("localhost", "127.0.0.1").parse()?;
+        let address = program.wait_for_address()?;
         Ok(Self { program, address })
     }
 
     /// Starts the Rust program, or the one for Node, which does not say its address.
-    pub fn start_either(mut command: Command, workers: usize) -> Result<Self> {
+    pub fn start_either(command: Command, workers: usize) -> Result<Self> {
+        let server = Self::starting(command, workers)?;
+        server.wait_for_workers(workers)?;
+        wait_until("the server to listen", || Ok(server.connect().ok()))?;
+        Ok(server)
+    }
+
+    /// Starts any program on a free port, and does not wait until it listens.
+    pub fn starting(mut command: Command, workers: usize) -> Result<Self> {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         command.args([address.to_string(), workers.to_string()]);
         let program = start(command)?;
-        let server = Self { program, address };
-        server.wait_for_workers(workers)?;
-        wait_until("the server to listen", || {
-            Ok(TcpStream::connect(address).ok())
-        })?;
-        Ok(server)
+        Ok(Self { program, address })
     }
 
     pub fn connect(&self) -> Result<Client> {

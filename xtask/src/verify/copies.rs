@@ -26,8 +26,8 @@ use crate::harness::{LIMIT, same, wait_until};
 const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3000);
 
 /// These make the packages, which takes long.
-pub fn lints() -> Vec<Trial> {
-    vec![check("copies::edition_2021", || PASTED_2021.lint())]
+pub fn lint() -> Trial {
+    check("copies::edition_2021", || PASTED_2021.succeeds(LINT))
 }
 
 pub fn checks() -> Vec<Trial> {
@@ -130,15 +130,8 @@ impl Package {
         output.ended_with_code(0)
     }
 
-    pub fn lint(&self) -> Result<()> {
-        self.succeeds(LINT)
-    }
-
-    pub fn format(&self) -> Result<()> {
-        self.succeeds("fmt --check")
-    }
-
-    fn succeeds(&self, cargo: &str) -> Result<()> {
+    /// Checks that a cargo command succeeds.
+    pub fn succeeds(&self, cargo: &str) -> Result<()> {
         succeeds(cargo_in(self.folder()?).args(cargo.split(' ')))
     }
 }
@@ -256,23 +249,12 @@ fn is_refused(file: File, folder: &Path, end: &str) -> Result<()> {
     Ok(())
 }
 
-/// Waits for the text between `before` and `after` in the output.
-fn between(text: impl Fn() -> String, before: &str, after: &str) -> Result<String> {
-    wait_until(&format!("{before}…{after}"), || {
-        let text = text();
-        let found = text
-            .split_once(before)
-            .and_then(|(_, rest)| rest.split_once(after));
-        Ok(found.map(|(found, _)| found.to_owned()))
-    })
-}
-
 fn cluster() -> Result<()> {
     let program = start(PASTED_2021.command("cluster_0")?)?;
-    let address = between(|| program.stderr(), "Listening(\"", "\")")?;
+    let address = program.wait_for_address()?;
     for _ in 0..3 {
         let mut answer = String::new();
-        let mut client = TcpStream::connect(&address)?;
+        let mut client = TcpStream::connect(address)?;
         client.set_read_timeout(Some(LIMIT))?;
         client.read_to_string(&mut answer)?;
         same("answer", "hello\n", &answer[..])?;
@@ -296,10 +278,8 @@ fn ipc_forks_node() -> Result<()> {
     fs::write(folder.path().join("package.json"), r#"{"type":"module"}"#)?;
     let mut command = PASTED_2021.command("ipc_0")?;
     command.current_dir(folder.path());
-    let output = run(command)?;
-    let expected = "the child answers {\"hello\":\"world\"}\nthe child ended: exit status: 0\n";
-    same("stdout", expected, &output.stdout()[..])?;
-    output.ended_with("", 0)
+    run(command)?
+        .printed("the child answers {\"hello\":\"world\"}\nthe child ended: exit status: 0\n")
 }
 
 fn ipc_is_forked_by_node() -> Result<()> {
@@ -313,9 +293,7 @@ fn ipc_is_forked_by_node() -> Result<()> {
     node.args(["--eval", script])
         .arg(PASTED_2021.program("ipc_1")?)
         .stdin(Stdio::null());
-    let output = run(node)?;
-    same("stdout", "{ heard: 'hi' }\n", &output.stdout()[..])?;
-    output.ended_with("", 0)
+    run(node)?.printed("{ heard: 'hi' }\n")
 }
 
 /// An example's folder builds where nothing of the workspace is.

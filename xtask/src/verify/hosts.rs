@@ -23,15 +23,14 @@ use crate::harness::{same, wait_until};
 use crate::verify::copies::{Package, keep, mirror};
 
 /// This makes the package, which takes long.
-pub fn format() -> Vec<Trial> {
-    let has_rustfmt = cargo().args(["fmt", "--version"]).output();
-    let has_rustfmt = has_rustfmt.is_ok_and(|output| output.status.success());
-    vec![check_if(
-        has_rustfmt,
+pub fn format() -> Trial {
+    let rustfmt = cargo().args(["fmt", "--version"]).output();
+    check_if(
+        rustfmt.is_ok_and(|output| output.status.success()),
         "rustfmt is not installed",
         "hosts::format",
-        || HOSTS.format(),
-    )]
+        || HOSTS.succeeds("fmt --check"),
+    )
 }
 
 pub fn checks() -> Vec<Trial> {
@@ -72,27 +71,21 @@ static HOSTS: Package = Package::new(|| {
     keep(&folder, "hosts")
 });
 
-/// Connects to the program's address.
-fn listening(program: &Running) -> Result<Client> {
-    let address = wait_until("it to listen", || {
-        let text = program.stdout() + &program.stderr();
-        let after = |before: &str| text.split_once(before).map(|(_, rest)| rest.to_owned());
-        let rest = after("http://").or_else(|| after("Listening(\""));
-        Ok(rest.and_then(|rest| rest.split(['/', '"']).next()?.parse().ok()))
-    })?;
-    Ok(Client::connect(address)?)
+/// A new client of the program.
+fn client_of(program: &Running) -> Result<Client> {
+    Ok(Client::connect(program.wait_for_address()?)?)
 }
 
 fn axum_service() -> Result<()> {
     let mut command = HOSTS.command("axum_service")?;
     command.args(["--greeting", "hi", "127.0.0.1:0"]);
     let program = start(command)?;
-    let mut client = listening(&program)?;
+    let mut client = client_of(&program)?;
     // A worker gets the program's arguments.
     same("answer", "hi", &client.get()?.body[..])?;
     let first = client.get_at("/pid")?.body;
     let (second, mut other) = wait_until("the other worker to answer", || {
-        let mut other = listening(&program)?;
+        let mut other = client_of(&program)?;
         let pid = other.get_at("/pid")?.body;
         Ok((pid != first).then_some((pid, other)))
     })?;
@@ -117,7 +110,7 @@ fn axum_service() -> Result<()> {
     same(
         "answer of a new worker",
         "hi",
-        &listening(&program)?.get()?.body[..],
+        &client_of(&program)?.get()?.body[..],
     )?;
 
     // A rolling restart lets the slow request end.
@@ -131,13 +124,13 @@ fn axum_service() -> Result<()> {
     same(
         "answer of a new worker",
         "hi",
-        &listening(&program)?.get()?.body[..],
+        &client_of(&program)?.get()?.body[..],
     )?;
 
     // So does a shutdown.
-    let mut slow = listening(&program)?;
+    let mut slow = client_of(&program)?;
     begin_slow_request(&mut slow)?;
-    let mut asks_more = listening(&program)?;
+    let mut asks_more = client_of(&program)?;
     same("answer", "hi", &asks_more.get()?.body[..])?;
     program.signal(Signal::SIGTERM)?;
     same("status of the slow request", &200, &slow.answer()?.status)?;
@@ -153,10 +146,10 @@ fn node_backend() -> Result<()> {
         let body = client.get_at(&format!("/?word={word}"))?.body;
         Ok(serde_json::from_str(&body)?)
     };
-    let slow = listening(&program)?;
+    let slow = client_of(&program)?;
     let start = Instant::now();
     let slow = thread::spawn(move || ask(slow, "slow").map(|answer| (answer, start.elapsed())));
-    let fast = ask(listening(&program)?, "fast")?;
+    let fast = ask(client_of(&program)?, "fast")?;
     let fast_after = start.elapsed();
     let (slow, slow_after) = slow.join().expect("it does not panic")?;
     same("answer", &json!({ "type": "length", "value": 4 }), &fast)?;
@@ -167,7 +160,7 @@ fn node_backend() -> Result<()> {
     )?;
     ensure!(fast_after < slow_after, "the fast answer came last");
     let request = "/?word=exit";
-    let status = listening(&program)?.get_at(request)?.status;
+    let status = client_of(&program)?.get_at(request)?.status;
     same("status when the child exits", &502, &status)?;
     // The child ends with the channel.
     program.signal(Signal::SIGTERM)?;
@@ -179,9 +172,7 @@ fn node_worker() -> Result<()> {
     node.arg(peer("server.mjs"))
         .arg(HOSTS.command("node_worker")?.get_program())
         .stdin(Stdio::null());
-    let output = run(node)?;
-    same("stdout", "[ 12586269025, 10, 55 ]\n", &output.stdout()[..])?;
-    output.ended_with("", 0)
+    run(node)?.printed("[ 12586269025, 10, 55 ]\n")
 }
 
 fn commands() -> Result<()> {
@@ -204,9 +195,7 @@ fn commands() -> Result<()> {
 fn stream() -> Result<()> {
     let command = HOSTS.command("stream")?;
     let start = Instant::now();
-    let output = run(command)?;
-    same("stdout", "10000000 bytes\n", &output.stdout()[..])?;
-    output.ended_with("", 0)?;
+    run(command)?.printed("10000000 bytes\n")?;
     let elapsed = start.elapsed();
     ensure!(elapsed < Duration::from_secs(20), "it took {elapsed:?}");
     Ok(())
@@ -214,7 +203,7 @@ fn stream() -> Result<()> {
 
 fn one_thread() -> Result<()> {
     let program = start(HOSTS.command("one_thread")?)?;
-    let ask = |_| Ok(listening(&program)?.get()?.body.parse()?);
+    let ask = |_| Ok(client_of(&program)?.get()?.body.parse()?);
     let mut numbers: Vec<u32> = (0..20).map(ask).collect::<Result<_>>()?;
     numbers.sort_unstable();
     same("the numbers", &(1..=20).collect(), &numbers)
@@ -225,13 +214,13 @@ fn stream_route() -> Result<()> {
     let mut command = HOSTS.command("stream_route")?;
     command.args(["sh", "-c", "echo a; echo b >&2; echo c"]);
     let program = start(command)?;
-    same("body", "a\nc\n", &listening(&program)?.get()?.body[..])?;
+    same("body", "a\nc\n", &client_of(&program)?.get()?.body[..])?;
     drop(program);
 
     let mut command = HOSTS.command("stream_route")?;
     command.arg("yes");
     let program = start(command)?;
-    let mut client = listening(&program)?;
+    let mut client = client_of(&program)?;
     client.send(GET)?;
     let yes = wait_until("the command to run", || {
         Ok(children(program.pid()).first().copied())
@@ -243,7 +232,7 @@ fn stream_route() -> Result<()> {
 /// The first piece of the body comes back before the client has sent the second.
 fn http_stream() -> Result<()> {
     let program = start(HOSTS.command("http_stream")?)?;
-    let mut client = listening(&program)?;
+    let mut client = client_of(&program)?;
     client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")?;
     same("status", &200, &client.answer_to("HEAD")?.status)?;
     same("first piece", b"1\r\na\r\n", &client.receive()?)?;
@@ -256,7 +245,7 @@ fn web_socket() -> Result<()> {
     let mut command = HOSTS.command("axum_service")?;
     command.args(["--greeting", "hi", "127.0.0.1:0"]);
     let program = start(command)?;
-    let mut client = listening(&program)?;
+    let mut client = client_of(&program)?;
     client.send(
         "GET /socket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
          Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\

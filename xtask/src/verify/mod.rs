@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use nix::sys::signal::{SigHandler, Signal, raise, signal};
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 use crate::examples::EXAMPLES;
 use crate::harness::programs::{self, Runtime};
@@ -55,22 +55,14 @@ pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
 fn checks() -> Result<Vec<Trial>> {
     let mut checks = units::checks()?;
     // Those that build go first: the other checks run in the meantime.
-    checks.extend(
-        [copies::lints(), hosts::format(), inherited::checks()]
-            .into_iter()
-            .flatten(),
-    );
+    checks.push(copies::lint());
+    checks.push(hosts::format());
+    checks.extend(inherited::checks());
     checks.extend(EXAMPLES.iter().flat_map(|example| (example.checks)()));
-    checks.extend(
-        [
-            generated::checks(),
-            readmes::checks(),
-            copies::checks(),
-            hosts::checks(),
-        ]
-        .into_iter()
-        .flatten(),
-    );
+    checks.extend(generated::checks());
+    checks.extend(readmes::checks());
+    checks.extend(copies::checks());
+    checks.extend(hosts::checks());
     Ok(checks)
 }
 
@@ -81,23 +73,16 @@ fn checks() -> Result<Vec<Trial>> {
 ///
 /// When it selects nothing.
 fn select(checks: &[Trial], filter: &str, exact: bool) -> Result<String> {
-    let groups: BTreeSet<&str> = checks
-        .iter()
-        .filter_map(|check| check.name().split("::").next())
-        .collect();
+    let names = || checks.iter().map(Trial::name);
+    let groups: BTreeSet<_> = names().filter_map(|name| name.split("::").next()).collect();
     let mut begun = groups.iter().filter(|group| group.starts_with(filter));
     if let (Some(group), None, false) = (begun.next(), begun.next(), exact) {
         return Ok(format!("{group}::"));
     }
-    let matches = |name: &str| name == filter || !exact && name.contains(filter);
-    if checks.iter().any(|check| matches(check.name())) {
+    if names().any(|name| name == filter || !exact && name.contains(filter)) {
         return Ok(filter.to_owned());
     }
-    let groups: Vec<_> = groups.into_iter().collect();
-    bail!(
-        "no check is called '{filter}'; the groups are {}",
-        groups.join(", ")
-    )
+    bail!("no check is called '{filter}'; the groups are {groups:?}")
 }
 
 /// A check that needs only the programs.
@@ -135,8 +120,7 @@ fn check_if(
 fn failed(error: anyhow::Error) -> Failed {
     if settings().fail_fast {
         eprintln!("{error:#}");
-        // `Sweep` ends this process.
-        let _ = raise(Signal::SIGTERM);
+        Sweep::end();
     }
     format!("{error:#}").into()
 }
