@@ -20,12 +20,15 @@ use crate::harness::{same, same_lines};
 pub type Scenario = fn(Command) -> Result<()>;
 
 /// Scenarios with their names, which become those of the checks.
-type Scenarios = &'static [(&'static str, Scenario)];
+type Scenarios = Vec<(&'static str, Scenario)>;
 
-/// Functions as scenarios.
+/// Scenarios, each as the name of a function or as `name = closure`.
 macro_rules! scenarios {
-    ($($scenario:ident),+ $(,)?) => {
-        &[$((stringify!($scenario), $scenario as $crate::verify::case::Scenario)),+]
+    ($($name:ident $(= $closure:expr)?),+ $(,)?) => {
+        vec![$((stringify!($name), {
+            $(let $name = $closure;)?
+            $name as $crate::verify::case::Scenario
+        })),+]
     };
 }
 pub(super) use scenarios;
@@ -78,7 +81,7 @@ impl Example {
         scenarios: Scenarios,
     ) -> Vec<Trial> {
         let example = *self;
-        let checks = scenarios.iter().map(|(name, scenario)| {
+        let checks = scenarios.into_iter().map(|(name, scenario)| {
             let name = format!("{}::{group}{name}", self.name);
             let check = move || scenario(example.rust_command());
             check_if(condition, reason, name, check)
@@ -88,16 +91,26 @@ impl Example {
 
     /// Checks of scenarios with both programs.
     pub fn scenarios_of_both(&self, group: &str, scenarios: Scenarios) -> Vec<Trial> {
-        let example = *self;
-        let with_node = scenarios.iter().map(|(name, scenario)| {
-            let name = format!("{}::{group}{name}::node", self.name);
-            check_with(Runtime::Node, name, move || {
-                scenario(example.node_command())
-            })
-        });
-        let mut checks = self.scenarios(group, scenarios);
-        checks.extend(with_node);
+        let checks = scenarios.into_iter();
         checks
+            .flat_map(|(name, scenario)| self.both(&format!("{group}{name}"), scenario))
+            .collect()
+    }
+
+    /// Two checks: a scenario with the Rust program, and with the program for Node.
+    pub fn both(
+        &self,
+        name: &str,
+        scenario: impl Fn(Command) -> Result<()> + Copy + Send + 'static,
+    ) -> [Trial; 2] {
+        let example = *self;
+        let name = format!("{}::{name}", self.name);
+        [
+            check(&name, move || scenario(example.rust_command())),
+            check_with(Runtime::Node, format!("{name}::node"), move || {
+                scenario(example.node_command())
+            }),
+        ]
     }
 
     /// A check with a stdout on a full disk.
@@ -137,7 +150,6 @@ impl Example {
     }
 }
 
-#[derive(Clone)]
 pub struct Case {
     example: Example,
     name: String,
@@ -147,7 +159,6 @@ pub struct Case {
 }
 
 /// What the program for Node does in a case.
-#[derive(Clone)]
 enum Node {
     Same,
     Differs(Expected),
@@ -157,7 +168,7 @@ enum Node {
 
 /// The expected output and code of a case.
 #[derive(Clone, Default)]
-pub struct Expected {
+struct Expected {
     stdout: Text,
     stderr: Text,
     code: i32,
@@ -177,32 +188,6 @@ impl Default for Text {
 }
 
 impl Expected {
-    pub fn stdout(mut self, bytes: impl AsRef<[u8]>) -> Self {
-        self.stdout = Text::Is(bytes.as_ref().to_vec());
-        self
-    }
-
-    /// These lines, in any order.
-    pub fn stdout_lines(mut self, lines: &str) -> Self {
-        self.stdout = Text::HasLines(lines.to_owned());
-        self
-    }
-
-    pub fn stderr(mut self, bytes: impl AsRef<[u8]>) -> Self {
-        self.stderr = Text::Is(bytes.as_ref().to_vec());
-        self
-    }
-
-    pub fn stderr_contains(mut self, text: &str) -> Self {
-        self.stderr = Text::Contains(text.to_owned());
-        self
-    }
-
-    pub fn code(mut self, code: i32) -> Self {
-        self.code = code;
-        self
-    }
-
     fn check(&self, output: &Output) -> Result<()> {
         self.stdout.check("stdout", &output.stdout)?;
         self.stderr.check("stderr", &output.stderr)?;
@@ -233,24 +218,42 @@ impl Text {
 
 impl Case {
     pub fn stdout(mut self, bytes: impl AsRef<[u8]>) -> Self {
-        self.rust = self.rust.stdout(bytes);
+        self.expected().stdout = Text::Is(bytes.as_ref().to_vec());
+        self
+    }
+
+    /// These lines, in any order.
+    pub fn stdout_lines(mut self, lines: &str) -> Self {
+        self.expected().stdout = Text::HasLines(lines.to_owned());
         self
     }
 
     pub fn stderr(mut self, bytes: impl AsRef<[u8]>) -> Self {
-        self.rust = self.rust.stderr(bytes);
+        self.expected().stderr = Text::Is(bytes.as_ref().to_vec());
+        self
+    }
+
+    pub fn stderr_contains(mut self, text: &str) -> Self {
+        self.expected().stderr = Text::Contains(text.to_owned());
         self
     }
 
     pub fn code(mut self, code: i32) -> Self {
-        self.rust = self.rust.code(code);
+        self.expected().code = code;
         self
     }
 
-    /// Sets what Node does, where that differs.
-    pub fn but_node(mut self, expected: Expected) -> Self {
-        self.node = Node::Differs(expected);
+    /// Node does something else: what is set after this is expected of Node only.
+    pub fn but_node(mut self) -> Self {
+        self.node = Node::Differs(Expected::default());
         self
+    }
+
+    fn expected(&mut self) -> &mut Expected {
+        match &mut self.node {
+            Node::Differs(expected) => expected,
+            _ => &mut self.rust,
+        }
     }
 
     /// The case runs with the Rust program only, as the program for Node has no such feature.
@@ -268,20 +271,16 @@ impl Case {
             Node::NotAsked => None,
         };
         let with_node = expected_of_node.map(|expected| {
-            let case = self.clone();
+            let mut command = self.example.node_command();
+            command.args(&self.args);
             check_with(Runtime::Node, format!("{name}::node"), move || {
-                expected.check(&case.run(case.example.node_command())?)
+                expected.check(&run(command)?)
             })
         });
-        let with_rust = check(name, move || {
-            self.rust.check(&self.run(self.example.rust_command())?)
-        });
-        [with_rust].into_iter().chain(with_node).collect()
-    }
-
-    fn run(&self, mut command: Command) -> Result<Output> {
+        let mut command = self.example.rust_command();
         command.args(&self.args);
-        run(command)
+        let with_rust = check(name, move || self.rust.check(&run(command)?));
+        [with_rust].into_iter().chain(with_node).collect()
     }
 }
 

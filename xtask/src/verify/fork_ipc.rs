@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
-use super::case::{Case, Expected, checks_of, scenarios};
+use super::case::{Case, checks_of, scenarios};
 use super::inspect::inspect;
 use super::{check, check_with};
 use crate::examples::FORK_IPC;
@@ -54,7 +54,8 @@ pub fn checks() -> Vec<Trial> {
              echo 2 >&$NODE_CHANNEL_FD",
         )
         .stdout("Message from child: 1\nMessage from child: 2\n")
-        .but_node(Expected::default().stdout("Message from child: 1\n")),
+        .but_node()
+        .stdout("Message from child: 1\n"),
         FORK_IPC
             .case("script", ["nosuch.mjs"])
             .stderr(
@@ -67,11 +68,9 @@ pub fn checks() -> Vec<Trial> {
             .case("no_such_program", ["nosuch"])
             .stderr("fork-ipc: cannot fork nosuch: No such file or directory (os error 2)\n")
             .code(1)
-            .but_node(
-                Expected::default()
-                    .stderr_contains("Error: spawn nosuch ENOENT")
-                    .code(1),
-            ),
+            .but_node()
+            .stderr_contains("Error: spawn nosuch ENOENT")
+            .code(1),
     ]);
     checks.extend(checks_of(failing_children()));
     checks.extend(checks_of(standard_streams_as_channel()));
@@ -159,24 +158,25 @@ fn failing_children() -> Vec<Case> {
             &format!("{received}fork-ipc: {error}\n"),
         )
         // Node's parent ends silently.
-        .but_node(Expected::default().stderr(received)),
+        .but_node()
+        .stderr(received),
         fails(
             "receives_and_sends_no_json",
             &format!("{receives}; echo no json >&$NODE_CHANNEL_FD"),
             &format!("{received}fork-ipc: {not_json}\n"),
         )
-        .but_node(Expected::default().stderr_contains("SyntaxError").code(1)),
+        .but_node()
+        .stderr_contains("SyntaxError")
+        .code(1),
         fails(
             "answers_and_fails",
             &format!("{receives}; echo '[]' >&$NODE_CHANNEL_FD; exit 4"),
             &format!("{received}fork-ipc: the child failed (exit status: 4)\n"),
         )
         .stdout("Message from child: []\n")
-        .but_node(
-            Expected::default()
-                .stdout("Message from child: []\n")
-                .stderr(received),
-        ),
+        .but_node()
+        .stdout("Message from child: []\n")
+        .stderr(received),
     ];
     cases.into_iter().chain(under_node_too).collect()
 }
@@ -200,10 +200,7 @@ fn handle() -> Result<()> {
         command
             .args(["node", "--no-warnings"])
             .arg(peer("handle.mjs"));
-        let output = run(command)?;
-        let expected = format!("Message from child: {expected}\n");
-        same("stdout", &expected, &output.stdout())?;
-        output.ended_with("", 0)?;
+        run(command)?.printed(&format!("Message from child: {expected}\n"))?;
     }
     Ok(())
 }
@@ -229,68 +226,51 @@ fn standard_streams_as_channel() -> Vec<Case> {
     ]
 }
 
+/// `fork-ipc child` with a file as descriptor 8, a listener as descriptor 9, and no channel.
 fn bad_channel_fds() -> Vec<Trial> {
-    let cases = [
-        (
-            "missing",
-            None,
-            "is not set: this process was not started by fork()",
-        ),
-        ("word", Some("x"), "is 'x', which is not a file descriptor"),
-        ("empty", Some(""), "is '', which is not a file descriptor"),
-        (
-            "negative",
-            Some("-1"),
-            "is '-1', which is not a file descriptor",
-        ),
-        (
-            "too_large",
-            Some("4294967296"),
-            "is '4294967296', which is not a file descriptor",
-        ),
-        ("closed", Some("99"), "is 99, which is not open"),
-        (
-            "file",
-            Some("8"),
-            "is 8, which is not a connected Unix socket",
-        ),
-        (
-            "stderr",
-            Some("2"),
-            "is 2, which is not a connected Unix socket",
-        ),
-        (
-            "listener",
-            Some("9"),
-            "is 9, which is not a connected Unix socket",
-        ),
-    ];
-    let checks = cases.map(|(name, value, error)| {
+    let fails = |name: &str, environment: Vec<(&'static str, &'static str)>, error: String| {
         check(format!("fork-ipc::channel_fd::{name}"), move || {
-            let error = format!("fork-ipc: NODE_CHANNEL_FD {error}\n");
-            run(child_without_channel(value)?)?.ended_with(&error, 1)
+            let mut command = Command::new("sh");
+            command
+                .args(["-c", "exec \"$0\" child 8</dev/null 9<&0"])
+                .arg(FORK_IPC.program())
+                .stdin(OwnedFd::from(TcpListener::bind("127.0.0.1:0")?))
+                .env_remove("NODE_CHANNEL_FD")
+                .envs(environment);
+            run(command)?.ended_with(&format!("fork-ipc: {error}\n"), 1)
         })
-    });
-    let serialization = check("fork-ipc::channel_fd::advanced_serialization", || {
-        let mut command = child_without_channel(Some("9"))?;
-        command.env("NODE_CHANNEL_SERIALIZATION_MODE", "advanced");
-        let error = "fork-ipc: NODE_CHANNEL_SERIALIZATION_MODE is not 'json', \
-                     the only one supported here\n";
-        run(command)?.ended_with(error, 1)
-    });
-    checks.into_iter().chain([serialization]).collect()
-}
-
-/// `fork-ipc child` with a file as descriptor 8 and a listener as descriptor 9.
-fn child_without_channel(fd: Option<&str>) -> Result<Command> {
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", "exec \"$0\" child 8</dev/null 9<&0"])
-        .arg(FORK_IPC.program())
-        .stdin(OwnedFd::from(TcpListener::bind("127.0.0.1:0")?))
-        .env_remove("NODE_CHANNEL_FD")
-        .envs(fd.map(|fd| ("NODE_CHANNEL_FD", fd)));
-    Ok(command)
+    };
+    let no_number = |name, fd| {
+        let error = format!("NODE_CHANNEL_FD is '{fd}', which is not a file descriptor");
+        fails(name, vec![("NODE_CHANNEL_FD", fd)], error)
+    };
+    let no_channel = |name, fd, what: &str| {
+        let error = format!("NODE_CHANNEL_FD is {fd}, which is not {what}");
+        fails(name, vec![("NODE_CHANNEL_FD", fd)], error)
+    };
+    vec![
+        fails(
+            "missing",
+            vec![],
+            "NODE_CHANNEL_FD is not set: this process was not started by fork()".into(),
+        ),
+        no_number("word", "x"),
+        no_number("empty", ""),
+        no_number("negative", "-1"),
+        no_number("too_large", "4294967296"),
+        no_channel("closed", "99", "open"),
+        no_channel("file", "8", "a connected Unix socket"),
+        no_channel("stderr", "2", "a connected Unix socket"),
+        no_channel("listener", "9", "a connected Unix socket"),
+        fails(
+            "advanced_serialization",
+            vec![
+                ("NODE_CHANNEL_FD", "9"),
+                ("NODE_CHANNEL_SERIALIZATION_MODE", "advanced"),
+            ],
+            "NODE_CHANNEL_SERIALIZATION_MODE is not 'json', the only one supported here".into(),
+        ),
+    ]
 }
 
 /// A name, and messages.
@@ -349,12 +329,10 @@ fn child_of(runtime: Runtime, how: &str, messages: &Value) -> Result<()> {
         .arg(FORK_IPC.program())
         .arg(file.path())
         .stdin(Stdio::null());
-    let output = run(command)?;
     let answers = list(messages)?.len();
     let end = json!({ "answers": answers, "others": [], "code": 0, "signal": null });
     let expected = printed("parent", messages)? + &format!("{end}\n");
-    same("stdout", &expected, &output.stdout())?;
-    output.ended_with("", 0)
+    run(command)?.printed(&expected)
 }
 
 /// `fork-ipc` and a child that answers with the messages.
@@ -364,10 +342,8 @@ fn parent_of(runtime: Runtime, then: &str, messages: &Value) -> Result<()> {
     let mut command = FORK_IPC.rust_command();
     command.arg(child.get_program()).args(child.get_args());
     command.arg(file.path()).arg(then);
-    let output = run(command)?;
     let expected = "{\"hello\":\"world\"}\n".to_owned() + &printed("child", messages)?;
-    same("stdout", &expected, &output.stdout())?;
-    output.ended_with("", 0)
+    run(command)?.printed(&expected)
 }
 
 /// `ipc.rs` and a child that sends each message back.
@@ -409,9 +385,7 @@ fn channel_fd_of_another(mut command: Command) -> Result<()> {
     command
         .env("NODE_CHANNEL_FD", "1")
         .env("NODE_CHANNEL_SERIALIZATION_MODE", "advanced");
-    let output = run(command)?;
-    same("stdout", EXCHANGE, &output.stdout()[..])?;
-    output.ended_with("", 0)
+    run(command)?.printed(EXCHANGE)
 }
 
 /// A parent can make both ends non-blocking.
@@ -432,13 +406,8 @@ fn nonblocking_channel(_: Command) -> Result<()> {
         answers.read_line(&mut String::new())?;
     }
     drop((ours, answers));
-    let output = program.finish()?;
-    same(
-        "stdout",
-        "Message from parent: []\nMessage from parent: []\n",
-        &output.stdout()[..],
-    )?;
-    output.ended_with("", 0)
+    let expected = "Message from parent: []\n".repeat(2);
+    program.finish()?.printed(&expected)
 }
 
 /// Node makes its pipes non-blocking.
@@ -446,11 +415,8 @@ fn nonblocking_stdout(mut command: Command) -> Result<()> {
     let script = "printf '\"%0200000d\"\\n' 7 >&$NODE_CHANNEL_FD";
     command.args(["sh", "-c", script]);
     let expected = format!("Message from child: {}7\n", "0".repeat(199_999));
-    same(
-        "stdout",
-        &expected,
-        &String::from_utf8(read_late(command)?)?,
-    )
+    let stdout = String::from_utf8(read_late(command)?)?;
+    same("stdout", &expected, &stdout)
 }
 
 fn stdout_closed_early(mut command: Command) -> Result<()> {

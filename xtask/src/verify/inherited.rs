@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 
-use super::{check, check_if, check_with};
+use super::{check, check_if};
 use crate::examples::{EXEC_COUNT, Example, FORK_IPC, SPAWN_LS, WORKER_SUM};
 use crate::harness::gate::Gates;
 use crate::harness::processes::{children, signal_to};
@@ -55,21 +55,16 @@ const STARTS: [Start; 3] = [
 pub fn checks() -> Vec<Trial> {
     let mut checks = Vec::new();
     for start in STARTS {
-        let example = start.example.name;
-        let name = |what: &str| format!("{example}::inherited::{what}");
-        checks.push(check(name("sigchld_ignored"), move || {
-            sigchld_ignored(start.example.rust_command(), &start)
+        let example = start.example;
+        checks.extend(example.both("inherited::sigchld_ignored", move |command| {
+            sigchld_ignored(command, &start)
         }));
-        checks.push(check_with(
-            Runtime::Node,
-            name("sigchld_ignored::node"),
-            move || sigchld_ignored(start.example.node_command(), &start),
-        ));
+        let name = |what: &str| format!("{}::inherited::{what}", example.name);
         checks.push(check(name("signals_blocked"), move || {
-            signals_blocked(start.example.rust_command(), start.endless)
+            signals_blocked(example.rust_command(), start.endless)
         }));
         checks.push(check(name("no_descriptors"), move || {
-            no_descriptors(start.example.rust_command(), &start)
+            no_descriptors(example.rust_command(), &start)
         }));
     }
     let can_unshare = unshare(&mut Command::new("true")).status();
@@ -113,9 +108,7 @@ pub fn block_signals(command: &mut Command) {
 
 fn sigchld_ignored(mut command: Command, start: &Start) -> Result<()> {
     ignore_sigchld(command.args(start.args));
-    let output = run(command)?;
-    same("stdout", start.stdout, &output.stdout()[..])?;
-    output.ended_with("", 0)
+    run(command)?.printed(start.stdout)
 }
 
 fn signals_blocked(mut command: Command, endless: &[&str]) -> Result<()> {

@@ -9,7 +9,7 @@ use libtest_mimic::Trial;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
-use super::case::{Expected, checks_of, scenarios};
+use super::case::{checks_of, scenarios};
 use crate::examples::WORKER_SUM;
 use crate::harness::pipes::Pipe;
 use crate::harness::processes::cpu_time;
@@ -22,10 +22,9 @@ const STARTED: &str = "This is the main thread\nThis is a worker thread\n";
 pub fn checks() -> Vec<Trial> {
     let result = |result: &str| format!("{STARTED}Result from worker: {result}\n");
     // There, what a worker prints may come after what it posts.
-    let node = |sum: &str| Expected::default().stdout_lines(&result(sum));
     let sum = |name: &str, args: &[&str], sum: &str| {
         let case = WORKER_SUM.case(name, args).stdout(result(sum));
-        case.but_node(node(sum))
+        case.but_node().stdout_lines(&result(sum))
     };
     let no_number = |name: &str, num: &str| {
         let stderr = format!(
@@ -54,15 +53,19 @@ pub fn checks() -> Vec<Trial> {
             &["400000003"],
             "80000001000000003",
         )
-        .but_node(node("80000000867108900")),
+        .but_node()
+        .stdout_lines(&result("80000000867108900")),
         sum("past_64_bits", &["6200000000"], "19219999996900000000").rust_only(),
-        no_number("word", "abc").but_node(
-            Expected::default()
-                .stdout(STARTED)
-                .stderr_contains("Worker stopped with exit code 1\n"),
-        ),
-        no_number("negative_number", "-1").but_node(node("0")),
-        no_number("fraction", "1.5").but_node(node("1")),
+        no_number("word", "abc")
+            .but_node()
+            .stdout(STARTED)
+            .stderr_contains("Worker stopped with exit code 1\n"),
+        no_number("negative_number", "-1")
+            .but_node()
+            .stdout_lines(&result("0")),
+        no_number("fraction", "1.5")
+            .but_node()
+            .stdout_lines(&result("1")),
         no_number("2_to_the_64th", "18446744073709551616").rust_only(),
         no_count("no_workers", "0"),
         no_count("too_many_workers", "1025"),
@@ -73,11 +76,16 @@ pub fn checks() -> Vec<Trial> {
             "too many arguments: see --help",
         ),
     ]);
-    checks.extend(WORKER_SUM.scenarios_of_both("", scenarios![several_workers]));
+    checks.extend(WORKER_SUM.scenarios_of_both(
+        "",
+        scenarios![
+            several_workers = |command| sums_up(command, 100_000_000, 3, 4_999_999_950_000_000)
+        ],
+    ));
     checks.extend(WORKER_SUM.scenarios(
         "",
         scenarios![
-            as_many_workers_as_possible,
+            as_many_workers_as_possible = |command| sums_up(command, 10, 1024, 45),
             work_is_shared,
             greatest_number,
             no_total_after_an_error,
@@ -124,14 +132,6 @@ fn results(output: &Output, workers: usize, total: u64) -> Result<Vec<u64>> {
     Ok(results)
 }
 
-fn several_workers(command: Command) -> Result<()> {
-    sums_up(command, 100_000_000, 3, 4_999_999_950_000_000)
-}
-
-fn as_many_workers_as_possible(command: Command) -> Result<()> {
-    sums_up(command, 10, 1024, 45)
-}
-
 /// The workers compute: the compiler has not replaced their loop by a formula.
 fn work_is_shared(mut command: Command) -> Result<()> {
     command.args(["2000000000", "2"]);
@@ -158,10 +158,8 @@ fn no_total_after_an_error(mut command: Command) -> Result<()> {
     command.args(["abc", "2"]);
     let output = run(command)?;
     ensure!(!output.stdout().contains("Result"), "{:?}", output.stdout());
-    let stopped = output
-        .stderr()
-        .matches("Worker stopped with exit code 1\n")
-        .count();
+    let stderr = output.stderr();
+    let stopped = stderr.matches("Worker stopped with exit code 1\n").count();
     same("workers that stopped", &2, &stopped)?;
     output.ended_with_code(1)
 }
