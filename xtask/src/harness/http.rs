@@ -1,6 +1,7 @@
 //! An HTTP client that can send invalid requests, and a load of several clients that counts every
 //! failure.
 
+use std::fmt::{self, Display, Formatter};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::iter::repeat_with;
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -139,11 +140,22 @@ pub struct Load {
 }
 
 /// The results of the clients of a load.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Tally {
     pub served: usize,
     pub failures: Vec<io::Error>,
     pub slowest: Duration,
+}
+
+impl Display for Tally {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let (failed, slowest) = (self.failures.len(), self.slowest);
+        write!(
+            f,
+            "{} served, {failed} failed, the slowest took {slowest:?}",
+            self.served
+        )
+    }
 }
 
 impl Load {

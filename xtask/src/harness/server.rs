@@ -55,6 +55,10 @@ impl Server {
         Client::connect(self.address).context("cannot connect")
     }
 
+    pub fn connect_times(&self, count: usize) -> Result<Vec<Client>> {
+        (0..count).map(|_| self.connect()).collect()
+    }
+
     /// The workers that have started and neither died nor been replaced, from what the program has
     /// printed.
     pub fn workers(&self) -> Vec<u32> {

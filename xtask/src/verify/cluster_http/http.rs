@@ -1,19 +1,6 @@
 //! What clients get.
 
-use std::process::Command;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use libtest_mimic::Trial;
-use nix::sys::signal::Signal;
-
-use super::hello;
-use crate::examples::CLUSTER_HTTP;
-use crate::harness::http::{Answer, GET};
-use crate::harness::processes::signal_to;
-use crate::harness::same;
-use crate::harness::server::Server;
-use crate::verify::case::scenarios;
+use super::*;
 
 pub fn checks() -> Vec<Trial> {
     let mut checks = CLUSTER_HTTP.scenarios_of_both(
@@ -43,7 +30,7 @@ fn document(command: Command) -> Result<()> {
         &Some(&first_line[..]),
         &stdout.lines().next(),
     )?;
-    same("answer", &hello(), &server.connect()?.get()?)?;
+    served_client(&server)?;
 
     let old = server.workers();
     signal_to(old[0], Signal::SIGKILL)?;
@@ -53,7 +40,7 @@ fn document(command: Command) -> Result<()> {
         !new.contains(&old[0]) && new.contains(&old[1]),
         "{old:?} then {new:?}"
     );
-    same("answer", &hello(), &server.connect()?.get()?)?;
+    served_client(&server)?;
     server.stop()
 }
 
@@ -70,15 +57,10 @@ fn methods_and_paths(command: Command) -> Result<()> {
         let mut client = server.connect()?;
         client.send(format!("{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n"))?;
         let answer = client.answer_to(method)?;
-        let body = if method == "HEAD" {
-            ""
-        } else {
-            "hello world\n"
-        };
-        let expected = Answer {
-            body: body.into(),
-            ..hello()
-        };
+        let mut expected = hello();
+        if method == "HEAD" {
+            expected.body.clear();
+        }
         same(&format!("answer to {method} {path}"), &expected, &answer)?;
     }
     for method in ["POST", "PUT"] {
@@ -97,22 +79,13 @@ fn methods_and_paths(command: Command) -> Result<()> {
 fn bad_requests(command: Command) -> Result<()> {
     let long = "x".repeat(20_000);
     let server = Server::start_either(command, 1)?;
-    for (request, status) in [
-        ("garbage\r\n\r\n".to_owned(), 400),
-        ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400),
-        (
-            format!("GET / HTTP/1.1\r\nHost: a\r\nX: {long}\r\n\r\n"),
-            431,
-        ),
-    ] {
-        refuses(&server, &request, status)?;
-    }
+    let with_header = |x: &str| format!("GET / HTTP/1.1\r\nHost: a\r\nX: {x}\r\n\r\n");
+    refuses(&server, "garbage\r\n\r\n", 400)?;
+    refuses(&server, "GET / HTTP/1.1\r\n\r\n", 400)?;
+    refuses(&server, &with_header(&long), 431)?;
     // A request below the limit is answered.
     let mut client = server.connect()?;
-    client.send(format!(
-        "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
-        &long[..15_000]
-    ))?;
+    client.send(with_header(&long[..15_000]))?;
     same("answer", &hello(), &client.answer()?)?;
     server.stop()
 }
@@ -178,18 +151,12 @@ fn expect_100_continue(command: Command) -> Result<()> {
 
 fn slow_headers(command: Command) -> Result<()> {
     let server = Server::start(command, 1)?;
-    let mut slow = Vec::new();
-    for _ in 0..300 {
-        let mut client = server.connect()?;
+    let mut slow = server.connect_times(300)?;
+    for client in &mut slow {
         client.send("GET / HTTP/1.1\r\nHost: ")?;
-        slow.push(client);
     }
     for _ in 0..10 {
-        same(
-            "answer to another client",
-            &hello(),
-            &server.connect()?.get()?,
-        )?;
+        served_client(&server)?;
     }
     let start = Instant::now();
     for mut client in slow {
@@ -197,11 +164,8 @@ fn slow_headers(command: Command) -> Result<()> {
         ensure!(answer.is_err(), "half a request got {answer:?}");
         ensure!(client.is_closed(), "the connection stays open");
     }
-    let taken = start.elapsed();
-    ensure!(
-        taken < Duration::from_secs(15),
-        "closed after {taken:?}, not after five seconds"
-    );
+    // They have five seconds.
+    takes_less_than(15, start)?;
     server.shut_down()
 }
 

@@ -1,19 +1,6 @@
 //! Descriptors and other limits.
 
-use std::fs;
-use std::process::Command;
-
-use anyhow::{Context, Result, ensure};
-use libtest_mimic::Trial;
-use nix::sys::signal::Signal;
-
-use super::{Deployed, hello};
-use crate::examples::CLUSTER_HTTP;
-use crate::harness::processes::signal_to;
-use crate::harness::run::{below_a_shell, run, waits_without_cpu};
-use crate::harness::server::Server;
-use crate::harness::{same, wait_until};
-use crate::verify::case::scenarios;
+use super::*;
 use crate::verify::inherited::{block_signals, ignore_sigchld};
 
 pub fn checks() -> Vec<Trial> {
@@ -23,8 +10,9 @@ pub fn checks() -> Vec<Trial> {
             too_few_descriptors_to_start,
             sigchld_ignored,
             signals_blocked,
-            hangup_ignored,
-            interrupt_ignored,
+            // As by `nohup`, and as by a shell's `&`.
+            hangup_ignored = |command| is_ignored("HUP", Signal::SIGHUP, &command),
+            interrupt_ignored = |command| is_ignored("INT", Signal::SIGINT, &command),
         ],
     );
     checks.extend(CLUSTER_HTTP.scenarios_on_linux(
@@ -38,14 +26,18 @@ pub fn checks() -> Vec<Trial> {
     checks
 }
 
+/// What a file in `/proc` says after some words at the start of a line.
+fn field(file: &str, words: &str) -> Result<String> {
+    let text = fs::read_to_string(format!("/proc/{file}"))?;
+    let field = text.lines().find_map(|line| line.strip_prefix(words));
+    Ok(field.context("no such line")?.trim().to_owned())
+}
+
 fn limit_of_descriptors_raised(command: Command) -> Result<()> {
     let server = Server::start(below_a_shell("ulimit -S -n 64", &command), 1)?;
     for pid in [server.program.pid(), server.workers()[0]] {
-        let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
-        let line = limits
-            .lines()
-            .find(|line| line.starts_with("Max open files"));
-        let mut words = line.context("the limit")?.split_whitespace().skip(3);
+        let limits = field(&format!("{pid}/limits"), "Max open files")?;
+        let mut words = limits.split_whitespace();
         let (soft, hard) = (words.next(), words.next());
         same("soft and hard limit", &hard, &soft)?;
     }
@@ -62,9 +54,7 @@ fn too_few_descriptors_to_start(command: Command) -> Result<()> {
 fn out_of_descriptors(command: Command) -> Result<()> {
     let server = Server::start(below_a_shell("ulimit -n 40", &command), 1)?;
     let worker = server.workers()[0];
-    let clients = (0..60)
-        .map(|_| server.connect())
-        .collect::<Result<Vec<_>>>()?;
+    let clients = server.connect_times(60)?;
     wait_until("the worker to have as many descriptors as it can", || {
         let descriptors = fs::read_dir(format!("/proc/{worker}/fd"))?.count();
         Ok((descriptors >= 40).then_some(()))
@@ -73,7 +63,7 @@ fn out_of_descriptors(command: Command) -> Result<()> {
     waits_without_cpu(server.program.pid())?;
     same("workers", &vec![worker], &server.workers())?;
     drop(clients);
-    same("answer", &hello(), &server.connect()?.get()?)?;
+    served_client(&server)?;
     same("workers", &vec![worker], &server.workers())?;
     server.shut_down()
 }
@@ -82,16 +72,14 @@ fn out_of_descriptors(command: Command) -> Result<()> {
 fn nothing_leaks_below_a_worker(command: Command) -> Result<()> {
     const CLOSE_ON_EXEC: u32 = 0o2_000_000;
     let server = Server::start(command, 1)?;
-    let mut client = server.connect()?;
-    same("answer", &hello(), &client.get()?)?;
+    let _client = served_client(&server)?;
     let worker = server.workers()[0];
-    for file in fs::read_dir(format!("/proc/{worker}/fdinfo"))? {
+    for file in fs::read_dir(format!("/proc/{worker}/fd"))? {
         let file = file?;
         let number = file.file_name().to_string_lossy().into_owned();
-        let info = fs::read_to_string(file.path())?;
-        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
-        let flags = u32::from_str_radix(flags.context("its flags")?.trim(), 8)?;
-        let link = fs::read_link(format!("/proc/{worker}/fd/{number}"))?;
+        let flags = field(&format!("{worker}/fdinfo/{number}"), "flags:")?;
+        let flags = u32::from_str_radix(&flags, 8)?;
+        let link = fs::read_link(file.path())?;
         let is_socket = link.to_string_lossy().starts_with("socket:");
         ensure!(
             !is_socket || flags & CLOSE_ON_EXEC != 0,
@@ -103,10 +91,7 @@ fn nothing_leaks_below_a_worker(command: Command) -> Result<()> {
 
 /// The primary gets the exit status of a worker all the same.
 fn sigchld_ignored(_: Command) -> Result<()> {
-    let deployed = Deployed::new()?;
-    let mut command = deployed.command();
-    ignore_sigchld(&mut command);
-    let server = Server::start(command, 1)?;
+    let (deployed, server) = Deployed::serve_with(1, ignore_sigchld)?;
     deployed.replace_by("exit 7")?;
     server.program.signal(Signal::SIGHUP)?;
     server
@@ -121,18 +106,8 @@ fn signals_blocked(mut command: Command) -> Result<()> {
     let old = server.workers();
     signal_to(old[0], Signal::SIGKILL)?;
     server.wait_for_replacements(&old)?;
-    same("answer", &hello(), &server.connect()?.get()?)?;
+    served_client(&server)?;
     server.shut_down()
-}
-
-/// As by `nohup`.
-fn hangup_ignored(command: Command) -> Result<()> {
-    is_ignored("HUP", Signal::SIGHUP, &command)
-}
-
-/// As by a shell's `&`.
-fn interrupt_ignored(command: Command) -> Result<()> {
-    is_ignored("INT", Signal::SIGINT, &command)
 }
 
 fn is_ignored(name: &str, signal: Signal, command: &Command) -> Result<()> {
@@ -146,9 +121,8 @@ fn is_ignored(name: &str, signal: Signal, command: &Command) -> Result<()> {
     let started = server.program.stdout().matches(" started\n").count();
     same("workers started", &2, &started)?;
     // The system has not delivered it.
-    let status = fs::read_to_string(format!("/proc/{}/status", server.program.pid()))?;
-    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
-    let pending = u64::from_str_radix(pending.context("its signals")?.trim(), 16)?;
+    let pending = field(&format!("{}/status", server.program.pid()), "ShdPnd:")?;
+    let pending = u64::from_str_radix(&pending, 16)?;
     ensure!(
         pending & (1 << (signal as i32 - 1)) != 0,
         "it is not blocked"

@@ -1,29 +1,21 @@
 //! Where it listens, and when it cannot.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
-use std::thread;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 
-use anyhow::{Result, ensure};
-use libtest_mimic::Trial;
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
 
-use super::hello;
-use crate::examples::CLUSTER_HTTP;
-use crate::harness::http::Client;
-use crate::harness::run::{run, start};
-use crate::harness::server::Server;
-use crate::harness::{same, wait_until};
-use crate::verify::case::{checks_of, scenarios};
+use super::*;
 
 pub fn checks() -> Vec<Trial> {
     let refused = |name: &str, args: &[&str], says: &str| {
-        let case = CLUSTER_HTTP.case(&format!("listening::{name}"), args);
-        case.stderr(format!("cluster-http: {says}\n"))
-            .code(1)
-            .rust_only()
+        let case = CLUSTER_HTTP
+            .case(&format!("listening::{name}"), args)
+            .rust_only();
+        case.stderr(format!("cluster-http: {says}\n")).code(1)
+    };
+    let no_count = |name: &str, workers: &str| {
+        let says = format!("WORKERS is '{workers}', which is not a whole number from 1 to 1024");
+        refused(name, &["127.0.0.1:0", workers], &says)
     };
     let unavailable = io::Error::from(Errno::EADDRNOTAVAIL);
     let mut checks = checks_of([
@@ -33,16 +25,8 @@ pub fn checks() -> Vec<Trial> {
             "cannot listen on localhost: invalid socket address: write host:port, such as \
              127.0.0.1:3000, or a port alone",
         ),
-        refused(
-            "no_workers",
-            &["127.0.0.1:0", "0"],
-            "WORKERS is '0', which is not a whole number from 1 to 1024",
-        ),
-        refused(
-            "workers_not_a_number",
-            &["127.0.0.1:0", "two"],
-            "WORKERS is 'two', which is not a whole number from 1 to 1024",
-        ),
+        no_count("no_workers", "0"),
+        no_count("workers_not_a_number", "two"),
         refused(
             "three_arguments",
             &["127.0.0.1:0", "1", "2"],
@@ -51,7 +35,7 @@ pub fn checks() -> Vec<Trial> {
         refused(
             "address_of_another_machine",
             &["192.0.2.1:0"],
-            &format!("cannot listen on 192.0.2.1:0: {}", unavailable),
+            &format!("cannot listen on 192.0.2.1:0: {unavailable}"),
         ),
     ]);
     checks.extend(CLUSTER_HTTP.scenarios(
@@ -72,7 +56,11 @@ pub fn checks() -> Vec<Trial> {
         has_ipv6,
         "there is no IPv6",
         "listening::",
-        scenarios![every_address, port_alone],
+        scenarios![
+            every_address = |command| answers_everywhere(command, "[::]:0"),
+            port_alone = |command| answers_everywhere(command, "0"),
+            port_after_a_colon = |command| answers_everywhere(command, ":0"),
+        ],
     ));
     checks
 }
@@ -84,28 +72,19 @@ fn worker_for_each_cpu(mut command: Command) -> Result<()> {
     server.shut_down()
 }
 
-fn answers_everywhere(server: Server) -> Result<()> {
+fn answers_everywhere(command: Command, address: &str) -> Result<()> {
+    let server = Server::start_on(command, address, 2)?;
     let url = format!("listening on http://localhost:{}/\n", server.address.port());
     server.program.wait_for_stderr(&url)?;
-    for ip in [
-        IpAddr::from(Ipv4Addr::LOCALHOST),
-        Ipv6Addr::LOCALHOST.into(),
+    let port = server.address.port();
+    for address in [
+        (Ipv4Addr::LOCALHOST, port).into(),
+        (Ipv6Addr::LOCALHOST, port).into(),
     ] {
-        let mut client = Client::connect((ip, server.address.port()).into())?;
-        same(&format!("answer at {ip}"), &hello(), &client.get()?)?;
+        let answer = Client::connect(address)?.get()?;
+        same(&format!("answer at {address}"), &hello(), &answer)?;
     }
     server.shut_down()
-}
-
-fn every_address(command: Command) -> Result<()> {
-    answers_everywhere(Server::start_on(command, "[::]:0", 2)?)
-}
-
-fn port_alone(_: Command) -> Result<()> {
-    for address in ["0", ":0"] {
-        answers_everywhere(Server::start_on(CLUSTER_HTTP.rust_command(), address, 1)?)?;
-    }
-    Ok(())
 }
 
 fn given_address_only(command: Command) -> Result<()> {
@@ -121,7 +100,7 @@ fn given_address_only(command: Command) -> Result<()> {
 fn host_name(command: Command) -> Result<()> {
     let server = Server::start_on(command, "localhost:0", 1)?;
     ensure!(server.address.ip().is_loopback(), "{}", server.address);
-    same("answer", &hello(), &server.connect()?.get()?)?;
+    served_client(&server)?;
     server.shut_down()
 }
 
@@ -161,8 +140,7 @@ fn cannot_listen(mut command: Command, address: SocketAddr) -> Result<()> {
 /// The server's closed connections are in TIME_WAIT, which does not block the port.
 fn port_free_again_at_once(command: Command) -> Result<()> {
     let server = Server::start(CLUSTER_HTTP.rust_command(), 1)?;
-    let mut idle = server.connect()?;
-    same("answer", &hello(), &idle.get()?)?;
+    let mut idle = served_client(&server)?;
     let address = server.address;
     server.program.signal(Signal::SIGTERM)?;
     ensure!(idle.is_closed(), "the idle connection stays open");

@@ -9,18 +9,32 @@ mod rolling;
 mod round_robin;
 mod shutdown;
 
+// The files of this folder use these with `use super::*`.
 use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use super::case::{checks_of, scenarios};
+use super::settings::settings;
 use crate::examples::CLUSTER_HTTP;
-use crate::harness::http::{Answer, Client};
-use crate::harness::run::run;
-use crate::harness::wait_until;
+use crate::harness::gate::Gates;
+use crate::harness::http::{Answer, Client, GET, Load};
+use crate::harness::pipes::Pipe;
+use crate::harness::processes::{children, memory, signal_to, wait_until_ended};
+use crate::harness::run::{
+    Running, below_a_shell, run, start, start_on, start_unread, waits_without_cpu,
+};
+use crate::harness::server::Server;
+use crate::harness::{LIMIT, same, wait_until};
 
 pub fn checks() -> Vec<Trial> {
     let mut checks = vec![CLUSTER_HTTP.help(
@@ -54,12 +68,31 @@ fn last_hello() -> Answer {
     }
 }
 
-/// Asks until an answer says that it is the last.
-fn get_until_last(client: &mut Client) -> Result<Answer> {
-    wait_until("the last answer", || {
+/// Opens a connection, and checks its first answer.
+fn served_client(server: &Server) -> Result<Client> {
+    let mut client = server.connect()?;
+    same("answer", &hello(), &client.get()?)?;
+    Ok(client)
+}
+
+fn served_clients(server: &Server, count: usize) -> Result<Vec<Client>> {
+    (0..count).map(|_| served_client(server)).collect()
+}
+
+/// Checks that something has not taken too long.
+fn takes_less_than(seconds: u64, start: Instant) -> Result<()> {
+    let taken = start.elapsed();
+    ensure!(taken < Duration::from_secs(seconds), "it took {taken:?}");
+    Ok(())
+}
+
+/// Asks until an answer says that it is the last, and closes the connection.
+fn gets_last_answer(mut client: Client) -> Result<()> {
+    let last = wait_until("the last answer", || {
         let answer = client.get()?;
         Ok(answer.closes.then_some(answer))
-    })
+    })?;
+    same("last answer", &last_hello(), &last)
 }
 
 /// The program in a folder of its own, where it can be replaced.
@@ -77,18 +110,32 @@ impl Deployed {
         Ok(deployed)
     }
 
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("program")
+    /// Starts the program there.
+    fn serve(workers: usize) -> Result<(Self, Server)> {
+        Self::serve_with(workers, |_| {})
     }
 
-    fn command(&self) -> Command {
-        Command::new(self.path())
+    fn serve_with(workers: usize, change: fn(&mut Command)) -> Result<(Self, Server)> {
+        let deployed = Self::new()?;
+        let mut command = Command::new(deployed.path());
+        change(&mut command);
+        Ok((deployed, Server::start(command, workers)?))
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("program")
     }
 
     fn replace_by_itself(&self) -> Result<()> {
         let new = self.folder.path().join("new");
         fs::hard_link(CLUSTER_HTTP.program(), &new)?;
         Ok(fs::rename(new, self.path())?)
+    }
+
+    /// Replaces the program by a shell script that runs some commands and then the program.
+    fn replace_by_itself_after(&self, commands: &str) -> Result<()> {
+        let program = CLUSTER_HTTP.program().display();
+        self.replace_by(&format!("{commands} exec {program} \"$@\""))
     }
 
     /// Replaces the program by a shell script. Another process writes it: a child of another check

@@ -3,23 +3,12 @@
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
-use std::thread;
 
-use anyhow::Result;
-use libtest_mimic::Trial;
-use nix::sys::signal::Signal;
-
-use super::hello;
 use super::shutdown::SAME_SIGNAL;
-use crate::examples::CLUSTER_HTTP;
-use crate::harness::http::{Client, free_port};
-use crate::harness::pipes::Pipe;
-use crate::harness::processes::{children, signal_to};
-use crate::harness::run::{below_a_shell, start_on, start_unread};
-use crate::harness::server::Server;
-use crate::harness::{same, wait_until};
-use crate::verify::case::scenarios;
+use super::*;
+use crate::harness::http::free_port;
+
+const ONE_WORKER: [&str; 2] = ["127.0.0.1:0", "1"];
 
 pub fn checks() -> Vec<Trial> {
     let mut checks = CLUSTER_HTTP.scenarios(
@@ -36,7 +25,8 @@ pub fn checks() -> Vec<Trial> {
 }
 
 /// Kills the workers a few times. Each is replaced.
-fn serves_on(server: Server) -> Result<()> {
+fn serves_on(program: Running) -> Result<()> {
+    let server = Server::listening(program)?;
     let primary = server.program.pid();
     for _ in 0..3 {
         let old = wait_until("a worker", || Ok(children(primary).first().copied()))?;
@@ -45,32 +35,32 @@ fn serves_on(server: Server) -> Result<()> {
             let now = children(primary);
             Ok((now.len() == 1 && now[0] != old).then_some(()))
         })?;
-        same("answer", &hello(), &server.connect()?.get()?)?;
+        served_client(&server)?;
     }
     server.shut_down()
 }
 
 fn stdout_closed(mut command: Command) -> Result<()> {
-    command.args(["127.0.0.1:0", "1"]);
+    command.args(ONE_WORKER);
     let (program, mut stdout) = start_unread(command)?;
     for _ in 0..2 {
         stdout.read_line()?;
     }
     stdout.close()?;
-    serves_on(Server::listening(program)?)
+    serves_on(program)
 }
 
 fn stdout_full(mut command: Command) -> Result<()> {
-    command.args(["127.0.0.1:0", "1"]);
+    command.args(ONE_WORKER);
     let mut pipe = Pipe::new()?;
     pipe.fill()?;
-    serves_on(Server::listening(start_on(command, pipe.writer()?)?)?)
+    serves_on(start_on(command, pipe.writer()?)?)
 }
 
 fn stdout_on_a_full_disk(mut command: Command) -> Result<()> {
-    command.args(["127.0.0.1:0", "1"]);
+    command.args(ONE_WORKER);
     let disk = File::options().write(true).open("/dev/full")?;
-    serves_on(Server::listening(start_on(command, disk)?)?)
+    serves_on(start_on(command, disk)?)
 }
 
 /// Nobody reads its stderr, and a request is not finished.
@@ -81,10 +71,10 @@ fn stderr_full_at_a_second_signal(mut command: Command) -> Result<()> {
     command.args([&address.to_string(), "1"]);
     let shell = below_a_shell("exec 2>&1 >/dev/null", &command);
     let program = start_on(shell, stderr.writer()?)?;
-    let mut client = wait_until("it to serve", || Ok(Client::connect(address).ok()))?;
-    same("answer", &hello(), &client.get()?)?;
-    client.send("GET / HT")?;
     let server = Server { program, address };
+    wait_until("it to listen", || Ok(server.connect().ok()))?;
+    let mut client = served_client(&server)?;
+    client.send("GET / HT")?;
     server.program.signal(Signal::SIGTERM)?;
     server.wait_for_refusal()?;
     thread::sleep(2 * SAME_SIGNAL);

@@ -1,24 +1,6 @@
 //! Workers that die.
 
-use std::fs;
-use std::io;
-use std::process::Command;
-use std::time::{Duration, Instant};
-
-use anyhow::{Result, ensure};
-use libtest_mimic::Trial;
-use nix::sys::signal::Signal;
-
-use super::{Deployed, get_until_last, hello, last_hello};
-use crate::examples::CLUSTER_HTTP;
-use crate::harness::gate::Gates;
-use crate::harness::http::{Load, Tally};
-use crate::harness::processes::{children, memory, signal_to};
-use crate::harness::run::{Running, start};
-use crate::harness::server::Server;
-use crate::harness::{same, wait_until};
-use crate::verify::case::scenarios;
-use crate::verify::settings::settings;
+use super::*;
 
 pub fn checks() -> Vec<Trial> {
     let mut checks = CLUSTER_HTTP.scenarios(
@@ -33,8 +15,14 @@ pub fn checks() -> Vec<Trial> {
     checks.extend(CLUSTER_HTTP.scenarios_on_linux(
         "restarts::",
         scenarios![
-            first_worker_never_ready,
-            no_program_to_start,
+            first_worker_never_ready = |_| {
+                let says = " exited before it was ready (exit status: 7)\n";
+                gives_up(Some("exit 7"), "worker ", says)
+            },
+            no_program_to_start = |_| {
+                let says = "/program (deleted): No such file or directory (os error 2)\n";
+                gives_up(None, "cannot start ", says)
+            },
             signal_while_the_first_worker_starts,
             deaths_leave_nothing_behind,
         ],
@@ -56,16 +44,11 @@ fn killed_workers_under_load(command: Command) -> Result<()> {
         server.wait_for_workers(2)?;
         kills += 1;
     }
-    let Tally {
-        served,
-        failures,
-        slowest,
-    } = load.stop();
-    let lost = failures.len();
-    eprintln!("{kills} kills: {served} served, {lost} lost, the slowest took {slowest:?}");
+    let tally = load.stop();
+    eprintln!("{kills} kills: {tally}");
     // What a worker holds when it is killed is at most one request of each client.
-    ensure!(lost <= kills * CLIENTS, "{kills} kills: {failures:?}");
-    for failure in &failures {
+    ensure!(tally.failures.len() <= kills * CLIENTS, "{tally:?}");
+    for failure in &tally.failures {
         use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
         let kind = failure.kind();
         ensure!(
@@ -73,45 +56,37 @@ fn killed_workers_under_load(command: Command) -> Result<()> {
             "{failure}"
         );
     }
-    ensure!(
-        slowest < Duration::from_secs(3),
-        "the slowest took {slowest:?}"
-    );
-    ensure!(served > kills, "only {served} served");
+    ensure!(tally.slowest < Duration::from_secs(3), "{tally}");
+    ensure!(tally.served > kills, "{tally}");
     server.shut_down()
 }
 
 /// `kill` without a number, as an operator types it.
 fn terminated_worker(command: Command) -> Result<()> {
     let server = Server::start(command, 1)?;
-    let mut client = server.connect()?;
-    same("answer", &hello(), &client.get()?)?;
+    let client = served_client(&server)?;
     let old = server.workers();
     signal_to(old[0], Signal::SIGTERM)?;
-    same("answer", &last_hello(), &get_until_last(&mut client)?)?;
-    drop(client);
+    gets_last_answer(client)?;
     server.wait_for_death(old[0])?;
     server.wait_for_replacements(&old)?;
-    same("answer", &hello(), &server.connect()?.get()?)?;
+    served_client(&server)?;
     server.shut_down()
 }
 
 /// It is started again and again, and the other one serves.
 fn worker_never_ready(_: Command) -> Result<()> {
-    let deployed = Deployed::new()?;
-    let server = Server::start(deployed.command(), 2)?;
+    let (deployed, server) = Deployed::serve(2)?;
     deployed.replace_by("exit 7")?;
     let old = server.workers();
     signal_to(old[0], Signal::SIGKILL)?;
-    let warnings = || {
+    wait_until("three warnings", || {
         let stderr = server.program.stderr();
-        stderr
-            .matches(" exited before it was ready (exit status: 7)\n")
-            .count()
-    };
-    wait_until("three warnings", || Ok((warnings() >= 3).then_some(())))?;
+        let warnings = stderr.matches(" exited before it was ready (exit status: 7)\n");
+        Ok((warnings.count() >= 3).then_some(()))
+    })?;
     same("workers", &old[1..], &server.workers()[..])?;
-    same("answer", &hello(), &server.connect()?.get()?)?;
+    served_client(&server)?;
     deployed.replace_by_itself()?;
     server.wait_for_workers(2)?;
     server.shut_down()
@@ -119,10 +94,8 @@ fn worker_never_ready(_: Command) -> Result<()> {
 
 /// A worker that dies soon after each start is not started many times a second for ever.
 fn crash_loop(_: Command) -> Result<()> {
-    let deployed = Deployed::new()?;
-    let server = Server::start(deployed.command(), 1)?;
-    let real = CLUSTER_HTTP.program().display();
-    deployed.replace_by(&format!("(sleep 0.05; kill -9 $$) & exec {real} \"$@\""))?;
+    let (deployed, server) = Deployed::serve(1)?;
+    deployed.replace_by_itself_after("(sleep 0.05; kill -9 $$) &")?;
     signal_to(server.workers()[0], Signal::SIGKILL)?;
     let (mut deaths, mut last_death) = (0, Instant::now());
     wait_until("more than six deaths, and then a pause", || {
@@ -160,16 +133,6 @@ fn signal_while_the_first_worker_starts(_: Command) -> Result<()> {
     gates.reported(1)?;
     program.signal(Signal::SIGTERM)?;
     program.finish()?.ended_with("", 0)
-}
-
-fn first_worker_never_ready(_: Command) -> Result<()> {
-    let says = " exited before it was ready (exit status: 7)\n";
-    gives_up(Some("exit 7"), "worker ", says)
-}
-
-fn no_program_to_start(_: Command) -> Result<()> {
-    let says = "/program (deleted): No such file or directory (os error 2)\n";
-    gives_up(None, "cannot start ", says)
 }
 
 /// The program fails with one line: `start`…`end`.

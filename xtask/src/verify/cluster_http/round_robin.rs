@@ -1,22 +1,6 @@
 //! How connections reach the workers.
 
-use std::fs;
-use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
-
-use anyhow::{Result, ensure};
-use libtest_mimic::Trial;
-use nix::sys::signal::Signal;
-
-use super::{Deployed, hello};
-use crate::examples::CLUSTER_HTTP;
-use crate::harness::http::{Client, GET};
-use crate::harness::processes::signal_to;
-use crate::harness::server::Server;
-use crate::harness::{same, wait_until};
-use crate::verify::case::scenarios;
-use crate::verify::settings::settings;
+use super::*;
 
 pub fn checks() -> Vec<Trial> {
     let mut checks = CLUSTER_HTTP.scenarios(
@@ -31,35 +15,17 @@ pub fn checks() -> Vec<Trial> {
     checks.extend(CLUSTER_HTTP.scenarios_on_linux(
         "round_robin::",
         scenarios![
-            connections_held_equally,
-            simultaneous_connections_held_equally,
+            connections_held_equally = |command| equal_shares(command, served_clients, 105),
+            // One that gets the CPU late misses a turn.
+            simultaneous_connections_held_equally =
+                |command| equal_shares(command, open_at_once, 125),
         ],
     ));
     checks
 }
 
-fn connections_held_equally(command: Command) -> Result<()> {
-    equal_shares(command, open_in_turn, 105)
-}
-
-fn simultaneous_connections_held_equally(command: Command) -> Result<()> {
-    // One that gets the CPU late misses a turn.
-    equal_shares(command, open_at_once, 125)
-}
-
-fn open_in_turn(server: &Server, count: usize) -> Result<Vec<Client>> {
-    let answered = || {
-        let mut client = server.connect()?;
-        same("answer", &hello(), &client.get()?)?;
-        Ok(client)
-    };
-    (0..count).map(|_| answered()).collect()
-}
-
 fn open_at_once(server: &Server, count: usize) -> Result<Vec<Client>> {
-    let mut clients = (0..count)
-        .map(|_| server.connect())
-        .collect::<Result<Vec<_>>>()?;
+    let mut clients = server.connect_times(count)?;
     for client in &mut clients {
         client.send(GET)?;
     }
@@ -79,31 +45,20 @@ fn equal_shares(
     const WORKERS: usize = 4;
     let server = Server::start(command, WORKERS)?;
     let workers = server.workers();
-    let held = || {
-        workers
-            .iter()
-            .map(|pid| sockets(*pid))
-            .collect::<Result<Vec<_>>>()
-    };
+    let held = || -> Result<Vec<usize>> { workers.iter().map(|pid| sockets(*pid)).collect() };
     let none = held()?;
     for count in [4, 8, 16, 64, 256] {
         let mut tries = Vec::new();
         loop {
             let clients = open(&server, count)?;
-            let with_clients = held()?.into_iter();
-            let counts: Vec<_> = with_clients
-                .zip(&none)
-                .map(|(with, none)| with - none)
-                .collect();
+            let counts = held()?.into_iter().zip(&none);
+            let counts: Vec<_> = counts.map(|(with, none)| with - none).collect();
             drop(clients);
             wait_until("the connections to close", || {
                 Ok((held()? == none).then_some(()))
             })?;
-            if counts
-                .iter()
-                .max()
-                .is_some_and(|most| most * WORKERS * 100 <= count * percent)
-            {
+            let most = counts.iter().max().context("no worker")?;
+            if most * WORKERS * 100 <= count * percent {
                 break;
             }
             tries.push(counts);
@@ -120,9 +75,8 @@ fn equal_shares(
 fn sockets(pid: u32) -> Result<usize> {
     let links = fs::read_dir(format!("/proc/{pid}/fd"))?.flatten();
     let links = links.filter_map(|link| fs::read_link(link.path()).ok());
-    Ok(links
-        .filter(|link| link.to_string_lossy().starts_with("socket:"))
-        .count())
+    let sockets = links.filter(|link| link.to_string_lossy().starts_with("socket:"));
+    Ok(sockets.count())
 }
 
 /// Opens 100 connections a second for a while, and returns how many clients had to wait.
@@ -159,11 +113,9 @@ fn stopped_worker(command: Command) -> Result<()> {
 /// The worker shuts down with an open upload, and gets no new connections.
 fn worker_that_shuts_down_slowly(command: Command) -> Result<()> {
     let server = Server::start(command, 2)?;
-    let mut uploads = Vec::new();
-    for _ in 0..2 {
-        let mut upload = server.connect()?;
+    let mut uploads = server.connect_times(2)?;
+    for upload in &mut uploads {
         upload.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n")?;
-        uploads.push(upload);
     }
     let old = server.workers();
     signal_to(old[0], Signal::SIGTERM)?;
@@ -171,10 +123,11 @@ fn worker_that_shuts_down_slowly(command: Command) -> Result<()> {
     let duration = settings().storm.min(Duration::from_secs(4));
     let waiting = waiting_clients(&server, duration)?;
     same("clients that waited", &0, &waiting)?;
-    for mut upload in uploads {
+    for upload in &mut uploads {
         upload.send("\r\nthe body.")?;
         same("status", &200, &upload.answer()?.status)?;
     }
+    drop(uploads);
     server.wait_for_death(old[0])?;
     server.wait_for_workers(2)?;
     server.shut_down()
@@ -182,12 +135,10 @@ fn worker_that_shuts_down_slowly(command: Command) -> Result<()> {
 
 /// Only clients of a worker that dies have to wait.
 fn worker_that_dies_after_each_start(_: Command) -> Result<()> {
-    let deployed = Deployed::new()?;
-    let server = Server::start(deployed.command(), 2)?;
+    let (deployed, server) = Deployed::serve(2)?;
     let old = server.workers();
-    let real = CLUSTER_HTTP.program().display();
     // The program starts, and a moment after it is ready it is killed.
-    deployed.replace_by(&format!("(sleep 0.1; kill -9 $$) & exec {real} \"$@\""))?;
+    deployed.replace_by_itself_after("(sleep 0.1; kill -9 $$) &")?;
     signal_to(old[0], Signal::SIGKILL)?;
     let waiting = waiting_clients(&server, settings().storm)?;
     let deaths = server.program.stdout().matches(" died\n").count();
@@ -204,9 +155,7 @@ fn connections_of_a_killed_worker(command: Command) -> Result<()> {
     let server = Server::start(command, 1)?;
     let worker = server.workers()[0];
     signal_to(worker, Signal::SIGSTOP)?;
-    let mut clients = (0..50)
-        .map(|_| server.connect())
-        .collect::<Result<Vec<_>>>()?;
+    let mut clients = server.connect_times(50)?;
     for client in &mut clients {
         client.send(GET)?;
     }

@@ -1,24 +1,9 @@
 //! Graceful shutdown.
 
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use libtest_mimic::Trial;
-use nix::sys::signal::Signal;
-
-use super::{Deployed, get_until_last, hello, last_hello};
-use crate::examples::CLUSTER_HTTP;
-use crate::harness::http::{Client, GET};
-use crate::harness::processes::{signal_to, wait_until_ended};
-use crate::harness::run::start;
-use crate::harness::server::Server;
-use crate::harness::{LIMIT, same, wait_until};
-use crate::verify::case::scenarios;
+use super::*;
 
 /// A second signal that comes sooner is ignored.
 pub const SAME_SIGNAL: Duration = Duration::from_millis(100);
@@ -29,10 +14,12 @@ pub fn checks() -> Vec<Trial> {
     checks.extend(CLUSTER_HTTP.scenarios(
         "shutdown::",
         scenarios![
-            sigterm,
-            sigint,
-            sigint_to_the_group,
-            sigterm_to_the_group,
+            sigterm = |command| shuts_down(command, Signal::SIGTERM),
+            sigint = |command| shuts_down(command, Signal::SIGINT),
+            // As Ctrl-C does.
+            sigint_to_the_group = |command| shuts_down_as_a_group(command, Signal::SIGINT),
+            // As `timeout` does, twice.
+            sigterm_to_the_group = |command| shuts_down_as_a_group(command, Signal::SIGTERM),
             sigterm_right_after_the_first_line,
             idle_connection,
             long_request,
@@ -52,73 +39,38 @@ pub fn checks() -> Vec<Trial> {
 fn stopped_worker(command: Command) -> Result<()> {
     let server = Server::start(command, 2)?;
     signal_to(server.workers()[0], Signal::SIGSTOP)?;
-    let mut clients = Vec::new();
-    for _ in 0..4 {
-        clients.push(server.connect()?);
-    }
+    let _clients = server.connect_times(4)?;
     server.shut_down()
-}
-
-fn sigterm(command: Command) -> Result<()> {
-    shuts_down(command, Signal::SIGTERM)
-}
-
-fn sigint(command: Command) -> Result<()> {
-    shuts_down(command, Signal::SIGINT)
 }
 
 fn shuts_down(command: Command, signal: Signal) -> Result<()> {
     let server = Server::start(command, 2)?;
-    let mut kept_alive = server.connect()?;
-    same("answer", &hello(), &kept_alive.get()?)?;
+    let kept_alive = served_client(&server)?;
     let mut in_flight = server.connect()?;
     in_flight.send("GET / HTTP/1.1\r\nHo")?;
-    let mut just_opened = server.connect()?;
+    let just_opened = server.connect()?;
 
     server.program.signal(signal)?;
     server.wait_for_refusal()?;
-    same(
-        "answer to the one just opened",
-        &last_hello(),
-        &get_until_last(&mut just_opened)?,
-    )?;
+    gets_last_answer(just_opened).context("to the one just opened")?;
     in_flight.send("st: a\r\n\r\n")?;
-    same(
-        "answer to the one in flight",
-        &last_hello(),
-        &in_flight.answer()?,
-    )?;
-    same(
-        "answer to the one kept alive",
-        &last_hello(),
-        &get_until_last(&mut kept_alive)?,
-    )?;
-    drop((kept_alive, in_flight, just_opened));
+    let answer = in_flight.answer()?;
+    same("answer to the one in flight", &last_hello(), &answer)?;
+    gets_last_answer(kept_alive).context("to the one kept alive")?;
+    drop(in_flight);
     let output = server.program.finish()?;
     ensure!(!output.stdout().contains("died"), "{:?}", output.stdout());
     output.ended_with_code(0)
 }
 
-/// As Ctrl-C does.
-fn sigint_to_the_group(command: Command) -> Result<()> {
-    shuts_down_as_a_group(command, Signal::SIGINT)
-}
-
-/// As `timeout` does, twice.
-fn sigterm_to_the_group(command: Command) -> Result<()> {
-    shuts_down_as_a_group(command, Signal::SIGTERM)
-}
-
 fn shuts_down_as_a_group(mut command: Command, signal: Signal) -> Result<()> {
     command.process_group(0);
     let server = Server::start(command, 2)?;
-    let mut client = server.connect()?;
-    same("answer", &hello(), &client.get()?)?;
+    let client = served_client(&server)?;
     server.program.signal(signal)?;
     server.program.signal_group(signal)?;
     server.wait_for_refusal()?;
-    same("answer", &last_hello(), &get_until_last(&mut client)?)?;
-    drop(client);
+    gets_last_answer(client)?;
     server.program.finish()?.ended_with_code(0)
 }
 
@@ -137,8 +89,7 @@ fn sigterm_right_after_the_first_line(_: Command) -> Result<()> {
 /// The server allows two seconds for a request on its way.
 fn idle_connection(command: Command) -> Result<()> {
     let server = Server::start(command, 1)?;
-    let mut idle = server.connect()?;
-    same("answer", &hello(), &idle.get()?)?;
+    let mut idle = served_client(&server)?;
     let start = Instant::now();
     server.program.signal(Signal::SIGTERM)?;
     ensure!(idle.is_closed(), "the idle connection stays open");
@@ -201,39 +152,27 @@ fn waiting_connections(command: Command) -> Result<()> {
     let server = Server::start(command, 1)?;
     let worker = server.workers()[0];
     signal_to(worker, Signal::SIGSTOP)?;
-    let mut clients = (0..200)
-        .map(|_| server.connect())
-        .collect::<Result<Vec<_>>>()?;
+    let clients = server.connect_times(200)?;
     server.program.signal(Signal::SIGTERM)?;
     signal_to(worker, Signal::SIGCONT)?;
-    for client in &mut clients {
-        same("answer", &last_hello(), &get_until_last(client)?)?;
+    for client in clients {
+        gets_last_answer(client)?;
     }
-    drop(clients);
     server.program.finish()?.ended_with_code(0)
 }
 
 /// The only worker has died, and its replacement is never ready. The clients cannot be served.
 fn without_workers(_: Command) -> Result<()> {
-    let deployed = Deployed::new()?;
-    let server = Server::start(deployed.command(), 1)?;
+    let (deployed, server) = Deployed::serve(1)?;
     deployed.replace_by("exec cat")?;
     let old = server.workers();
     signal_to(old[0], Signal::SIGKILL)?;
     server.wait_for_death(old[0])?;
-    let clients = (0..10)
-        .map(|_| server.connect())
-        .collect::<Result<Vec<_>>>()?;
+    let _clients = server.connect_times(10)?;
     server.program.signal(Signal::SIGTERM)?;
     let start = Instant::now();
     server.program.finish()?.ended_with_code(0)?;
-    ensure!(
-        start.elapsed() < Duration::from_secs(5),
-        "it took {:?}",
-        start.elapsed()
-    );
-    drop(clients);
-    Ok(())
+    takes_less_than(5, start)
 }
 
 fn second_signal(_: Command) -> Result<()> {
@@ -254,11 +193,7 @@ fn ends_at_once_by(second: Signal) -> Result<()> {
     let output = server.program.finish()?;
     wait_until_ended(worker)?;
     // The worker alone would wait for the rest of the request, for five seconds.
-    ensure!(
-        start.elapsed() < Duration::from_secs(3),
-        "it took {:?}",
-        start.elapsed()
-    );
+    takes_less_than(3, start)?;
     let says = "cluster-http: ended at once by a second signal\n";
     ensure!(output.stderr().ends_with(says), "{:?}", output.stderr());
     output.ended_with_code(1)
@@ -273,11 +208,9 @@ fn workers_of_a_killed_primary(command: Command) -> Result<()> {
 
 fn requests_of_a_killed_primary(command: Command) -> Result<()> {
     let server = Server::start(command, 1)?;
-    let mut client = server.connect()?;
-    same("answer", &hello(), &client.get()?)?;
+    let client = served_client(&server)?;
     server.program.signal(Signal::SIGKILL)?;
-    same("answer", &last_hello(), &get_until_last(&mut client)?)?;
-    drop(client);
+    gets_last_answer(client)?;
     server.program.finish()?.ended_with_code(-9)
 }
 
