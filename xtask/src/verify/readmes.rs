@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -17,24 +17,25 @@ use crate::harness::programs::{cargo, root};
 use crate::harness::run::{run, start};
 use crate::harness::{same, wait_until};
 
+/// A check of one README.
+type OfReadme = fn(&Path) -> Result<()>;
+
 pub fn checks() -> Vec<Trial> {
     let mut checks = vec![check("readmes::figures", figures)];
     let names = EXAMPLES.iter().map(|example| example.name);
     for folder in [""].into_iter().chain(names) {
         let name = if folder.is_empty() { "root" } else { folder };
-        let readme = Path::new(folder).join("README.md");
-        let (of_transcripts, of_code, of_commands) =
-            (readme.clone(), readme.clone(), readme.clone());
-        checks.extend([
-            check(format!("readmes::{name}::transcripts"), move || {
-                transcripts(&of_transcripts)
-            }),
-            check(format!("readmes::{name}::code"), move || code(&of_code)),
-            check(format!("readmes::{name}::commands"), move || {
-                commands(&of_commands)
-            }),
-            check(format!("readmes::{name}::links"), move || links(&readme)),
-        ]);
+        let subjects: [(_, OfReadme); 4] = [
+            ("transcripts", transcripts),
+            ("code", code),
+            ("commands", commands),
+            ("links", links),
+        ];
+        for (subject, of_readme) in subjects {
+            let readme = Path::new(folder).join("README.md");
+            let name = format!("readmes::{name}::{subject}");
+            checks.push(check(name, move || of_readme(&readme)));
+        }
     }
     checks
 }
@@ -195,24 +196,14 @@ fn commands(readme: &Path) -> Result<()> {
 fn links(readme: &Path) -> Result<()> {
     let folder = root().join(readme);
     let folder = folder.parent().context("its folder")?;
-    for link in targets(&read(readme)?) {
-        let file = link.split([' ', '#']).next().unwrap_or("");
-        if file.is_empty() || file.contains("://") {
-            continue;
-        }
-        let path: PathBuf = folder.join(file);
-        ensure!(path.exists(), "{link} leads nowhere");
+    for link in read(readme)?.split("](").skip(1) {
+        let file = link.split([' ', '#', ')']).next().unwrap_or("");
+        ensure!(
+            file.contains("://") || folder.join(file).exists(),
+            "{file} leads nowhere"
+        );
     }
     Ok(())
-}
-
-/// The targets of the links in a text.
-fn targets(text: &str) -> Vec<String> {
-    let links = text.split("](").skip(1);
-    links
-        .filter_map(|link| link.split(')').next())
-        .map(str::to_owned)
-        .collect()
 }
 
 /// A figure is a link to the page of costs. Its title names the row and, unless it is the Rust
