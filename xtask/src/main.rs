@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 Usage: cargo xtask verify [FILTER] [OPTION]...
-       cargo xtask bench [FILTER] [--json | --write]
+       cargo xtask bench [FILTER | --write]
        cargo xtask copy [FILE DIR]
 
 verify  Builds the examples and checks what they do. FILTER is an example or a part of a check's

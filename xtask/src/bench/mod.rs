@@ -28,11 +28,11 @@ use crate::harness::programs::{Runtime, build, cargo, executables};
 use crate::harness::run::{Running, Sweep, start_on};
 
 const USAGE: &str = "\
-Usage: cargo xtask bench [FILTER] [--json | --write]
+Usage: cargo xtask bench [FILTER | --write]
 
 Measures the rows whose names contain FILTER, and prints a table.
---json   prints JSON instead, with every sample
---write  also writes the table to xtask/COSTS.md and the chart to xtask/bench.svg";
+--write  measures all rows, and also writes the table to xtask/COSTS.md and the chart to
+         xtask/bench.svg";
 
 /// Which program a sample is of.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -92,24 +92,16 @@ struct Measured {
 /// Measures the rows that `args` select.
 pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
     let args: Vec<String> = args.collect();
-    let (options, filters): (Vec<&str>, Vec<&str>) = args
-        .iter()
-        .map(String::as_str)
-        .partition(|arg| arg.starts_with('-'));
-    let filter = match filters[..] {
-        [] => "",
-        [filter] => filter,
-        _ => bail!("more than one filter\n{USAGE}"),
-    };
-    let option = match options[..] {
-        [] => "",
-        ["--write"] if !filter.is_empty() => bail!("--write needs all rows, so it takes no filter"),
-        [option @ ("--json" | "--write")] => option,
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let (filter, write) = match words[..] {
+        [] => ("", false),
+        ["--write"] => ("", true),
         ["-h" | "--help"] => {
             writeln!(stdout(), "{USAGE}")?;
             return Ok(ExitCode::SUCCESS);
         }
-        _ => bail!("unknown options {options:?}\n{USAGE}"),
+        [filter] if !filter.starts_with('-') => (filter, false),
+        _ => bail!("unknown arguments {words:?}\n{USAGE}"),
     };
     let groups = select(filter)?;
     if cfg!(debug_assertions) {
@@ -128,13 +120,9 @@ pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
     let mut measured = measure(&groups)?;
     measured.retain(|measured| measured.row.name.contains(filter));
 
-    if option == "--json" {
-        writeln!(stdout(), "{}", report::json(&measured)?)?;
-        return Ok(ExitCode::SUCCESS);
-    }
     let table = report::table(&measured)?;
     writeln!(stdout(), "{table}")?;
-    if option == "--write" {
+    if write {
         report::write(&table)?;
         chart::write(&measured)?;
     }

@@ -1,11 +1,10 @@
-//! The figures as a table, as JSON, and in the page of the costs.
+//! The figures as a table, and in the page of the costs.
 
 use std::fs;
 use std::process::Command;
 use std::thread;
 
 use anyhow::{Context, Result};
-use serde_json::{Map, Value, json};
 use sysinfo::System;
 
 use super::{Kind, Measured, Who};
@@ -133,23 +132,6 @@ fn machine() -> Result<String> {
         first_line("rustc", "--version").context("rustc prints nothing")?,
         first_line("node", "--version").map_or("no Node".into(), |node| format!("Node {node}")),
     ))
-}
-
-/// All samples, as JSON.
-pub fn json(measured: &[Measured]) -> Result<String> {
-    let rows = measured.iter().map(|measured| {
-        // `NAN` becomes null.
-        let samples = measured.samples.iter();
-        let samples = samples.map(|(who, all)| (format!("{who:?}").to_lowercase(), json!(all)));
-        json!({
-            "name": measured.row.name,
-            "unit": measured.row.unit,
-            "less_is_better": measured.row.kind == Kind::Cost,
-            "samples": samples.collect::<Map<_, _>>(),
-        })
-    });
-    let all = json!({ "machine": machine()?, "rows": rows.collect::<Value>() });
-    Ok(serde_json::to_string_pretty(&all)?)
 }
 
 /// Writes the table into the page.
