@@ -120,23 +120,19 @@ impl Header {
         };
         let text = fs::read_to_string(first)?;
         let lines = text.lines().map_while(|line| line.strip_prefix("//!"));
-        let (mut blocks, mut open) = (Vec::new(), None);
-        for line in lines {
-            let line = line.strip_prefix(' ').unwrap_or(line);
-            match (line.strip_prefix("```"), &mut open) {
-                (Some(language), None) => open = Some((language.to_owned(), String::new())),
-                (Some(_), Some(_)) => blocks.extend(open.take()),
-                (None, Some((_, block))) => *block += &format!("{line}\n"),
-                (None, None) => {}
-            }
-        }
-        let of = |wanted: &str| {
-            let blocks = blocks.iter().filter(|(language, _)| language == wanted);
-            blocks.map(|(_, block)| block.clone()).collect::<Vec<_>>()
-        };
+        let line = |line: &str| line.strip_prefix(' ').unwrap_or(line).to_owned() + "\n";
+        let comment: String = lines.map(line).collect();
         Ok(Self {
-            add: of("sh").pop(),
-            programs: of("rust,ignore"),
+            add: blocks(&comment, "sh").pop(),
+            programs: blocks(&comment, "rust,ignore"),
         })
     }
+}
+
+/// The blocks of a Markdown text that are marked with a language.
+pub fn blocks(text: &str, language: &str) -> Vec<String> {
+    let start = format!("```{language}\n");
+    let blocks = text.split(&start).skip(1);
+    let blocks = blocks.filter_map(|block| block.split("```").next());
+    blocks.map(str::to_owned).collect()
 }

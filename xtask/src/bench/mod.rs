@@ -209,7 +209,10 @@ fn build_baseline() -> Result<()> {
     let mut cargo = cargo();
     cargo.args(["build", "--release", "--package", "xtask"]);
     let built = executables(cargo.args(["--bin", "baseline"]))?;
-    let (_, path) = built.into_iter().next().context("no baseline was built")?;
+    let path = built
+        .into_values()
+        .next()
+        .context("no baseline was built")?;
     BASELINE.get_or_init(|| path);
     Ok(())
 }

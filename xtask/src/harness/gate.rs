@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use tempfile::TempDir;
 
-use super::wait_until;
+use super::wait_for;
 
 /// A row of numbered gates. Each is a file in a folder of their own.
 pub struct Gates(TempDir);
@@ -34,7 +34,7 @@ impl Gates {
 
     /// Waits for a report, and returns the process id.
     pub fn reported(&self, number: u32) -> Result<u32> {
-        wait_until("a script to report", || {
+        wait_for("a script to report", || {
             let pid = fs::read_to_string(self.file(number)).ok();
             Ok(pid.map(|pid| pid.trim().parse()).transpose()?)
         })

@@ -21,13 +21,22 @@ use similar::TextDiff;
 /// How long a check waits for a condition. Even on a slow machine, none takes this long.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
+/// Waits until something is so.
+///
+/// # Errors
+///
+/// When it is not so within [`LIMIT`], or `is_so` fails.
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait_for(what, || Ok(is_so()?.then_some(())))
+}
+
 /// Calls `ask` again and again until it returns an answer. The pause between two calls grows from 2 to
 /// 20 ms.
 ///
 /// # Errors
 ///
 /// When there is no answer within [`LIMIT`], or `ask` fails.
-pub fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let start = Instant::now();
     while start.elapsed() < LIMIT {
         if let Some(answer) = ask()? {

@@ -73,7 +73,7 @@ impl Pipe {
     pub fn wait_until_full(&self) -> Result<()> {
         wait_until("the pipe to be full", || {
             let mut room = [PollFd::new(self.writer.as_fd(), PollFlags::POLLOUT)];
-            Ok((poll(&mut room, PollTimeout::ZERO)? == 0).then_some(()))
+            Ok(poll(&mut room, PollTimeout::ZERO)? == 0)
         })
     }
 
@@ -106,7 +106,7 @@ impl Pipe {
             poll(&mut end, PollTimeout::ZERO)?;
             let broken = PollFlags::POLLERR | PollFlags::POLLHUP;
             let events = end[0].revents();
-            Ok(events.filter(|events| events.intersects(broken)).map(drop))
+            Ok(events.is_some_and(|events| events.intersects(broken)))
         })
     }
 }

@@ -63,9 +63,7 @@ pub fn is_running(pid: u32) -> bool {
 }
 
 pub fn wait_until_ended(pid: u32) -> Result<()> {
-    wait_until(&format!("process {pid} to end"), || {
-        Ok((!is_running(pid)).then_some(()))
-    })
+    wait_until(&format!("process {pid} to end"), || Ok(!is_running(pid)))
 }
 
 fn all(refresh: ProcessRefreshKind) -> System {

@@ -1,6 +1,6 @@
 //! The programs: the examples, the same programs for Node, and the runtimes.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -10,7 +10,10 @@ use serde_json::Value;
 
 use crate::examples::{EXAMPLES, Example};
 
-static BUILT: OnceLock<HashMap<String, PathBuf>> = OnceLock::new();
+/// Programs that cargo has built, by their names.
+pub type Programs = BTreeMap<String, PathBuf>;
+
+static BUILT: OnceLock<Programs> = OnceLock::new();
 
 /// Builds the examples, with `options` such as `--release`. May be called only once.
 ///
@@ -19,7 +22,6 @@ static BUILT: OnceLock<HashMap<String, PathBuf>> = OnceLock::new();
 /// When they do not build. The compiler's errors are on stderr.
 pub fn build(options: &[&str]) -> Result<()> {
     let built = executables(of_examples(&["build", "--bins"]).args(options))?;
-    let built = built.into_iter().collect();
     ensure!(BUILT.set(built).is_ok(), "the examples are built once");
     Ok(())
 }
@@ -28,16 +30,14 @@ pub fn build(options: &[&str]) -> Result<()> {
 pub fn of_examples(args: &[&str]) -> Command {
     let mut cargo = cargo();
     cargo.args(args);
-    cargo.args(
-        EXAMPLES
-            .iter()
-            .flat_map(|example| ["--package", example.name]),
-    );
+    for example in EXAMPLES {
+        cargo.args(["--package", example.name]);
+    }
     cargo
 }
 
-/// Runs a cargo command that builds programs. Returns the name and the path of each program.
-pub fn executables(cargo: &mut Command) -> Result<Vec<(String, PathBuf)>> {
+/// Runs a cargo command that builds programs.
+pub fn executables(cargo: &mut Command) -> Result<Programs> {
     let built = cargo
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit())

@@ -22,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::pipes::Pipe;
 use super::processes::{cpu_time, is_running, signal_to, with_variable};
-use super::{same, wait_until};
+use super::{same, wait_for, wait_until};
 
 /// The variable that marks all processes that a check starts. It holds the id of this process and the
 /// number of the start.
@@ -165,10 +165,7 @@ pub fn run(command: Command) -> Result<Output> {
 
 /// Starts a program, and keeps what it writes.
 pub fn start(command: Command) -> Result<Running> {
-    let (stdout, theirs) = os_pipe::pipe()?;
-    let mut running = start_on(command, theirs)?;
-    running.stdout = Captured::from(stdout);
-    Ok(running)
+    start_on(command, Stdio::piped())
 }
 
 /// Starts a program whose stdout the check reads itself.
@@ -194,12 +191,11 @@ pub fn start_on(mut command: Command, stdout: impl Into<Stdio>) -> Result<Runnin
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))?;
-    let stderr = Captured::from(child.stderr.take().expect("stderr is piped"));
     Ok(Running {
+        stdout: child.stdout.take().map(Captured::from).unwrap_or_default(),
+        stderr: child.stderr.take().map(Captured::from).unwrap_or_default(),
         child,
         mark,
-        stdout: Captured::default(),
-        stderr,
     })
 }
 
@@ -244,7 +240,7 @@ impl Running {
 
     /// Waits until it has said where it listens, and returns the address.
     pub fn wait_for_address(&self) -> Result<SocketAddr> {
-        let address = wait_until("the program to listen", || {
+        let address = wait_for("the program to listen", || {
             let text = self.stdout() + &self.stderr();
             let after = |before: &str| Some(text.split_once(before)?.1);
             let rest = after("http://").or_else(|| after("Listening(\""));
@@ -260,7 +256,7 @@ impl Running {
 
     fn wait_for(&self, text: &str, name: &str, stream: impl Fn() -> String) -> Result<()> {
         wait_until(&format!("{name} to hold {text:?}"), || {
-            Ok(stream().contains(text).then_some(()))
+            Ok(stream().contains(text))
         })
         .with_context(|| self.so_far())
     }
@@ -271,10 +267,10 @@ impl Running {
     ///
     /// When the program does not end, or leaves a process running.
     pub fn finish(mut self) -> Result<Output> {
-        let status = wait_until("the program to end", || Ok(self.child.try_wait()?));
+        let status = wait_for("the program to end", || Ok(self.child.try_wait()?));
         let status = status.with_context(|| self.so_far())?;
         wait_until("all that the program has started to end", || {
-            Ok(with_variable(&self.mark).is_empty().then_some(()))
+            Ok(with_variable(&self.mark).is_empty())
         })?;
         Ok(Output {
             stdout: self.stdout.all(),
@@ -294,7 +290,7 @@ fn kill_marked(mark: &str) {
         for pid in &left {
             let _ = signal_to(*pid, Signal::SIGKILL);
         }
-        Ok(left.is_empty().then_some(()))
+        Ok(left.is_empty())
     });
 }
 
@@ -302,7 +298,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         kill_marked(&self.mark);
-        let _ = wait_until("the program to end", || Ok(self.child.try_wait()?));
+        let _ = wait_for("the program to end", || Ok(self.child.try_wait()?));
     }
 }
 

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::http::{Client, free_port};
 use super::run::{Running, start};
-use super::wait_until;
+use super::{wait_for, wait_until};
 
 pub struct Server {
     pub program: Running,
@@ -39,7 +39,7 @@ impl Server {
     pub fn start_either(command: Command, workers: usize) -> Result<Self> {
         let server = Self::starting(command, workers)?;
         server.wait_for_workers(workers)?;
-        wait_until("the server to listen", || Ok(server.connect().ok()))?;
+        wait_for("the server to listen", || Ok(server.connect().ok()))?;
         Ok(server)
     }
 
@@ -95,7 +95,7 @@ impl Server {
     }
 
     fn wait_for(&self, what: &str, there: impl Fn(&[u32]) -> bool) -> Result<Vec<u32>> {
-        wait_until(what, || {
+        wait_for(what, || {
             Ok(Some(self.workers()).filter(|workers| there(workers)))
         })
         .with_context(|| format!("{:?} {:?}", self.program.stdout(), self.program.stderr()))
@@ -104,10 +104,8 @@ impl Server {
     /// Waits until the program takes no more connections.
     pub fn wait_for_refusal(&self) -> Result<()> {
         wait_until("connections to be refused", || {
-            match TcpStream::connect(self.address) {
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Some(())),
-                _ => Ok(None),
-            }
+            let refused = TcpStream::connect(self.address).err();
+            Ok(refused.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
         })
     }
 

@@ -1,7 +1,6 @@
 //! The checks of what people copy: the files, put into new packages by `cargo xtask copy` and built
 //! with the programs that their headers show; and each example's folder alone.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -18,9 +17,9 @@ use super::{check, check_if, check_with};
 use crate::copy::{Header, copy};
 use crate::examples::{EXAMPLES, Example, File, SPAWN_LS, WORKER_SUM, files};
 use crate::harness::http::Client;
-use crate::harness::programs::{Runtime, cargo, executables, peer, root};
+use crate::harness::programs::{Programs, Runtime, cargo, executables, peer, root};
 use crate::harness::run::{run, start};
-use crate::harness::{LIMIT, same, wait_until};
+use crate::harness::{LIMIT, same, wait_for};
 
 /// The address in the header of `http.rs`.
 const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3000);
@@ -79,7 +78,7 @@ fn prints(file: &'static str, stdout: &'static str) -> Trial {
 /// run, and its programs are built once.
 pub struct Package {
     folder: LazyLock<Result<PathBuf>>,
-    programs: OnceLock<Result<HashMap<String, PathBuf>>>,
+    programs: OnceLock<Result<Programs>>,
 }
 
 /// In the edition that is not the examples'.
@@ -102,10 +101,8 @@ impl Package {
     }
 
     pub fn program(&self, name: &str) -> Result<&Path> {
-        let programs = self.programs.get_or_init(|| {
-            let built = executables(cargo_in(self.folder()?).arg("build"))?;
-            Ok(built.into_iter().collect())
-        });
+        let build = || executables(cargo_in(self.folder()?).arg("build"));
+        let programs = self.programs.get_or_init(build);
         let programs = programs.as_ref().map_err(|error| anyhow!("{error:#}"))?;
         Ok(programs.get(name).context("no such program")?)
     }
@@ -265,7 +262,7 @@ fn cluster() -> Result<()> {
 
 fn http() -> Result<()> {
     let program = start(PASTED_2021.command("http_0")?)?;
-    let mut client = wait_until("it to listen", || Ok(Client::connect(HTTP).ok()))?;
+    let mut client = wait_for("it to listen", || Ok(Client::connect(HTTP).ok()))?;
     same("body", "hello\n", &client.get()?.body[..])?;
     program.signal(Signal::SIGINT)?;
     ensure!(client.is_closed(), "the connection stays open");

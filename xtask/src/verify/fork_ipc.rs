@@ -114,53 +114,57 @@ fn sh(name: &str, script: &str) -> Case {
 }
 
 fn failing_children() -> Vec<Case> {
-    let unanswered = |status: &str| format!("the child ended before it answered ({status})");
+    let says = |name: &str, script: &str, stderr: &str| {
+        let case = sh(&format!("failing_child::{name}"), script);
+        case.stderr(stderr).code(1)
+    };
+    let fails = |name: &str, script: &str, error: &str| {
+        says(name, script, &format!("fork-ipc: {error}\n")).rust_only()
+    };
+    let exits = "the child ended before it answered (exit status: 3)";
     let not_json = "a message is not JSON: 'no json' (expected ident at line 1 column 2)";
-    let cases = [
-        ("exits", "exit 3", unanswered("exit status: 3")),
-        ("exits_with_0", "exit 0", unanswered("exit status: 0")),
-        ("is_killed", "kill -9 $$", unanswered("signal: 9 (SIGKILL)")),
+    let receives = "head -n 1 <&$NODE_CHANNEL_FD >&2";
+    let received = "{\"hello\":\"world\"}\n";
+    vec![
+        fails("exits", "exit 3", exits),
+        fails(
+            "exits_with_0",
+            "exit 0",
+            "the child ended before it answered (exit status: 0)",
+        ),
+        fails(
+            "is_killed",
+            "kill -9 $$",
+            "the child ended before it answered (signal: 9 (SIGKILL))",
+        ),
         // It would wait for ever.
-        (
+        fails(
             "sends_no_json",
             "echo no json >&$NODE_CHANNEL_FD; exec sleep 1000",
-            not_json.into(),
+            not_json,
         ),
-        (
+        fails(
             "sends_half_a_line",
             "printf '{\"half\":' >&$NODE_CHANNEL_FD",
-            "the channel closed within the message '{\"half\":'".into(),
+            "the channel closed within the message '{\"half\":'",
         ),
-        (
+        fails(
             "sends_an_endless_line",
             "yes 2>/dev/null | tr -d '\\n' 2>/dev/null >&$NODE_CHANNEL_FD",
-            format!(
+            &format!(
                 "a message is longer than 67108864 bytes: '{}…'",
                 "y".repeat(40)
             ),
         ),
-    ];
-    let fails = |name: &str, script: &str, stderr: &str| {
-        sh(&format!("failing_child::{name}"), script)
-            .stderr(stderr)
-            .code(1)
-    };
-    let cases = cases.map(|(name, script, error)| {
-        fails(name, script, &format!("fork-ipc: {error}\n")).rust_only()
-    });
-    let receives = "head -n 1 <&$NODE_CHANNEL_FD >&2";
-    let received = "{\"hello\":\"world\"}\n";
-    let error = unanswered("exit status: 3");
-    let under_node_too = [
-        fails(
+        says(
             "receives_and_exits",
             &format!("{receives}; exit 3"),
-            &format!("{received}fork-ipc: {error}\n"),
+            &format!("{received}fork-ipc: {exits}\n"),
         )
         // Node's parent ends silently.
         .but_node()
         .stderr(received),
-        fails(
+        says(
             "receives_and_sends_no_json",
             &format!("{receives}; echo no json >&$NODE_CHANNEL_FD"),
             &format!("{received}fork-ipc: {not_json}\n"),
@@ -168,7 +172,7 @@ fn failing_children() -> Vec<Case> {
         .but_node()
         .stderr_contains("SyntaxError")
         .code(1),
-        fails(
+        says(
             "answers_and_fails",
             &format!("{receives}; echo '[]' >&$NODE_CHANNEL_FD; exit 4"),
             &format!("{received}fork-ipc: the child failed (exit status: 4)\n"),
@@ -177,8 +181,7 @@ fn failing_children() -> Vec<Case> {
         .but_node()
         .stdout("Message from child: []\n")
         .stderr(received),
-    ];
-    cases.into_iter().chain(under_node_too).collect()
+    ]
 }
 
 fn node_throws() -> Result<()> {

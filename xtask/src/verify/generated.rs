@@ -163,7 +163,7 @@ fn pieces(command: Command) -> Result<()> {
             let data = String::from_utf8_lossy(&piece.bytes);
             *expected += &format!("{}: {data}\n", piece.stream);
             wait_until("a piece", || {
-                Ok((joined(&actual()).len() >= joined(expected).len()).then_some(()))
+                Ok(joined(&actual()).len() >= joined(expected).len())
             })?;
             gates.open(number)?;
         }

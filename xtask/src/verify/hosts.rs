@@ -19,7 +19,7 @@ use crate::harness::http::{Client, GET};
 use crate::harness::processes::{children, wait_until_ended};
 use crate::harness::programs::{Runtime, cargo, peer, root};
 use crate::harness::run::{Running, run, start};
-use crate::harness::{same, wait_until};
+use crate::harness::{same, wait_for, wait_until};
 use crate::verify::copies::{Package, keep, mirror};
 
 /// This makes the package, which takes long.
@@ -84,7 +84,7 @@ fn axum_service() -> Result<()> {
     // A worker gets the program's arguments.
     same("answer", "hi", &client.get()?.body[..])?;
     let first = client.get_at("/pid")?.body;
-    let (second, mut other) = wait_until("the other worker to answer", || {
+    let (second, mut other) = wait_for("the other worker to answer", || {
         let mut other = client_of(&program)?;
         let pid = other.get_at("/pid")?.body;
         Ok((pid != first).then_some((pid, other)))
@@ -97,7 +97,7 @@ fn axum_service() -> Result<()> {
         requests += 1;
         wait_until("the slow request to begin", || {
             let begun = program.stderr().matches("slow request\n").count();
-            Ok((begun == requests).then_some(()))
+            Ok(begun == requests)
         })
     };
 
@@ -119,7 +119,7 @@ fn axum_service() -> Result<()> {
     same("status of the slow request", &200, &slow.answer()?.status)?;
     program.wait_for_stderr(&format!("Replaced {{ pid: {first} }}"))?;
     wait_until("both workers to be replaced", || {
-        Ok((program.stderr().matches("Replaced").count() == 2).then_some(()))
+        Ok(program.stderr().matches("Replaced").count() == 2)
     })?;
     same(
         "answer of a new worker",
@@ -222,7 +222,7 @@ fn stream_route() -> Result<()> {
     let program = start(command)?;
     let mut client = client_of(&program)?;
     client.send(GET)?;
-    let yes = wait_until("the command to run", || {
+    let yes = wait_for("the command to run", || {
         Ok(children(program.pid()).first().copied())
     })?;
     drop(client);

@@ -12,6 +12,7 @@ use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 
 use super::check;
+use crate::copy::blocks;
 use crate::examples::{EXAMPLES, files};
 use crate::harness::programs::{cargo, root};
 use crate::harness::run::{run, start};
@@ -45,16 +46,6 @@ fn read(file: impl AsRef<Path>) -> Result<String> {
     fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// The blocks of a text that are marked with a language.
-fn blocks(text: &str, language: &str) -> Vec<String> {
-    let start = format!("```{language}\n");
-    let blocks = text.split(&start).skip(1);
-    blocks
-        .filter_map(|block| block.split("```").next())
-        .map(str::to_owned)
-        .collect()
-}
-
 /// Runs the commands of the `console` blocks in the folder of the workspace, as a reader would.
 fn transcripts(readme: &Path) -> Result<()> {
     let blocks = blocks(&read(readme)?, "console");
@@ -85,7 +76,7 @@ fn until_interrupted(mut shell: Command, lines: usize) -> Result<String> {
     shell.process_group(0);
     let program = start(shell)?;
     wait_until("the lines of the transcript", || {
-        Ok((program.stdout().lines().count() >= lines).then_some(()))
+        Ok(program.stdout().lines().count() >= lines)
     })?;
     program.signal_group(Signal::SIGINT)?;
     Ok(program.finish()?.stdout())
@@ -112,19 +103,12 @@ fn without_numbers(text: &str) -> String {
         let starts = ["Master ", "Worker ", "worker ", "cluster-http: "];
         starts.iter().any(|start| line.starts_with(start))
     };
-    let line = |line: &str| match varies(line) {
-        true => line
-            .split(|c: char| c.is_ascii_digit())
-            .filter(|part| !part.is_empty())
-            .collect::<Vec<_>>()
-            .join("N"),
-        false => line.to_owned(),
+    let line = |line: &str| {
+        let parts = line.split(|c: char| c.is_ascii_digit() && varies(line));
+        let parts: Vec<_> = parts.filter(|part| !part.is_empty()).collect();
+        parts.join("N") + "\n"
     };
-    text.trim_end()
-        .lines()
-        .map(line)
-        .collect::<Vec<_>>()
-        .join("\n")
+    text.trim_end().lines().map(line).collect()
 }
 
 /// Each block of Rust or JavaScript stands, but for its indentation, in a file that is built or run.

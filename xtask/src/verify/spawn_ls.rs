@@ -221,7 +221,7 @@ fn stderr_beside_endless_stdout(mut command: Command) -> Result<()> {
     let mut chunk = vec![0; 1 << 16];
     wait_until("stderr to arrive", || {
         stdout.read_exact(&mut chunk)?;
-        Ok(program.stderr().contains("stderr: late").then_some(()))
+        Ok(program.stderr().contains("stderr: late"))
     })?;
     stdout.close()?;
     program.finish()?.ended_with_code(0)

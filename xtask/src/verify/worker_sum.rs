@@ -138,7 +138,7 @@ fn work_is_shared(mut command: Command) -> Result<()> {
     let program = start(command)?;
     wait_until("it to use the CPU", || {
         ensure!(program.is_running(), "it took no time");
-        Ok((cpu_time(program.pid())? > Duration::from_millis(100)).then_some(()))
+        Ok(cpu_time(program.pid())? > Duration::from_millis(100))
     })?;
     let results = results(&program.finish()?, 2, 1_999_999_999_000_000_000)?;
     ensure!(!results.contains(&0), "a worker had no work: {results:?}");

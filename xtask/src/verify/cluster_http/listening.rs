@@ -152,7 +152,7 @@ fn port_free_again_at_once(command: Command) -> Result<()> {
 /// Where another program has port 8000, it says that.
 fn default_port(command: Command) -> Result<()> {
     let program = start(command)?;
-    let serves = wait_until("the default port to be named", || {
+    let serves = wait_for("the default port to be named", || {
         let stderr = program.stderr();
         let serves = stderr.contains("listening on http://localhost:8000/\n");
         let taken = stderr.contains("cannot listen on 8000: Address already in use");

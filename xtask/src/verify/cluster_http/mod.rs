@@ -34,7 +34,7 @@ use crate::harness::run::{
     Running, below_a_shell, run, start, start_on, start_unread, waits_without_cpu,
 };
 use crate::harness::server::Server;
-use crate::harness::{LIMIT, same, wait_until};
+use crate::harness::{LIMIT, same, wait_for, wait_until};
 
 pub fn checks() -> Vec<Trial> {
     let mut checks = vec![CLUSTER_HTTP.help(
@@ -88,7 +88,7 @@ fn takes_less_than(seconds: u64, start: Instant) -> Result<()> {
 
 /// Asks until an answer says that it is the last, and closes the connection.
 fn gets_last_answer(mut client: Client) -> Result<()> {
-    let last = wait_until("the last answer", || {
+    let last = wait_for("the last answer", || {
         let answer = client.get()?;
         Ok(answer.closes.then_some(answer))
     })?;

@@ -29,11 +29,11 @@ fn serves_on(program: Running) -> Result<()> {
     let server = Server::listening(program)?;
     let primary = server.program.pid();
     for _ in 0..3 {
-        let old = wait_until("a worker", || Ok(children(primary).first().copied()))?;
+        let old = wait_for("a worker", || Ok(children(primary).first().copied()))?;
         signal_to(old, Signal::SIGKILL)?;
         wait_until("another worker", || {
             let now = children(primary);
-            Ok((now.len() == 1 && now[0] != old).then_some(()))
+            Ok(now.len() == 1 && now[0] != old)
         })?;
         served_client(&server)?;
     }
@@ -72,7 +72,7 @@ fn stderr_full_at_a_second_signal(mut command: Command) -> Result<()> {
     let shell = below_a_shell("exec 2>&1 >/dev/null", &command);
     let program = start_on(shell, stderr.writer()?)?;
     let server = Server { program, address };
-    wait_until("it to listen", || Ok(server.connect().ok()))?;
+    wait_for("it to listen", || Ok(server.connect().ok()))?;
     let mut client = served_client(&server)?;
     client.send("GET / HT")?;
     server.program.signal(Signal::SIGTERM)?;

@@ -83,7 +83,7 @@ fn worker_never_ready(_: Command) -> Result<()> {
     wait_until("three warnings", || {
         let stderr = server.program.stderr();
         let warnings = stderr.matches(" exited before it was ready (exit status: 7)\n");
-        Ok((warnings.count() >= 3).then_some(()))
+        Ok(warnings.count() >= 3)
     })?;
     same("workers", &old[1..], &server.workers()[..])?;
     served_client(&server)?;
@@ -104,7 +104,7 @@ fn crash_loop(_: Command) -> Result<()> {
             (deaths, last_death) = (now, Instant::now());
         }
         let paused = last_death.elapsed() > Duration::from_secs(1);
-        Ok((deaths > 6 && paused).then_some(()))
+        Ok(deaths > 6 && paused)
     })?;
     server.stop()
 }
@@ -172,7 +172,7 @@ fn deaths_leave_nothing_behind(command: Command) -> Result<()> {
     }
     eprintln!("{deaths} deaths");
     wait_until("the primary to have as many descriptors as before", || {
-        Ok((descriptors()? == before.0).then_some(()))
+        Ok(descriptors()? == before.0)
     })?;
     let grown = memory(primary)? - before.1;
     ensure!(grown < 1.0, "{deaths} deaths took {grown} MiB");

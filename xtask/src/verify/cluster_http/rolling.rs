@@ -56,7 +56,7 @@ fn one_by_one(command: Command) -> Result<()> {
         let count = children(primary).len();
         ensure!(count <= 3, "{count} workers at a time");
         let replaced = server.program.stderr().matches(" replaced\n").count();
-        Ok((replaced == old.len()).then_some(()))
+        Ok(replaced == old.len())
     })?;
     drop(clients);
     server.shut_down()

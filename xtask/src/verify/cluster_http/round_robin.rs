@@ -54,9 +54,7 @@ fn equal_shares(
             let counts = held()?.into_iter().zip(&none);
             let counts: Vec<_> = counts.map(|(with, none)| with - none).collect();
             drop(clients);
-            wait_until("the connections to close", || {
-                Ok((held()? == none).then_some(()))
-            })?;
+            wait_until("the connections to close", || Ok(held()? == none))?;
             let most = counts.iter().max().context("no worker")?;
             if most * WORKERS * 100 <= count * percent {
                 break;

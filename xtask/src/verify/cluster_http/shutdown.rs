@@ -131,7 +131,7 @@ fn pipelining_client(_: Command) -> Result<()> {
             let before = sent.load(Ordering::Relaxed);
             thread::sleep(Duration::from_millis(200));
             let is_blocked = before > 0 && before == sent.load(Ordering::Relaxed);
-            Ok(is_blocked.then_some(()))
+            Ok(is_blocked)
         })?;
         server.program.signal(Signal::SIGTERM)?;
         server.wait_for_refusal()?;
