@@ -54,13 +54,11 @@ pub fn copy(file: &File, folder: &Path) -> Result<()> {
         "{} is not there: DIR has to be a package",
         manifest.display()
     );
-    let target = |source: &Path| {
-        let within = source.strip_prefix(source_of(file).parent()?).ok()?;
-        Some(folder.join("src").join(within))
-    };
+    let source = source_of(file);
+    let source_folder = source.parent().context("its folder")?;
     let mut copies = Vec::new();
     for source in sources(file)? {
-        let target = target(&source).context("a file outside its folder")?;
+        let target = folder.join("src").join(source.strip_prefix(source_folder)?);
         let text = fs::read_to_string(source)?;
         let there = fs::read_to_string(&target).ok();
         ensure!(

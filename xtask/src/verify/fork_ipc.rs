@@ -121,21 +121,18 @@ fn failing_children() -> Vec<Case> {
     let fails = |name: &str, script: &str, error: &str| {
         says(name, script, &format!("fork-ipc: {error}\n")).rust_only()
     };
-    let exits = "the child ended before it answered (exit status: 3)";
+    let unanswered = |status: &str| format!("the child ended before it answered ({status})");
+    let exits = &unanswered("exit status: 3");
     let not_json = "a message is not JSON: 'no json' (expected ident at line 1 column 2)";
     let receives = "head -n 1 <&$NODE_CHANNEL_FD >&2";
     let received = "{\"hello\":\"world\"}\n";
     vec![
         fails("exits", "exit 3", exits),
-        fails(
-            "exits_with_0",
-            "exit 0",
-            "the child ended before it answered (exit status: 0)",
-        ),
+        fails("exits_with_0", "exit 0", &unanswered("exit status: 0")),
         fails(
             "is_killed",
             "kill -9 $$",
-            "the child ended before it answered (signal: 9 (SIGKILL))",
+            &unanswered("signal: 9 (SIGKILL)"),
         ),
         // It would wait for ever.
         fails(

@@ -76,14 +76,23 @@ fn client_of(program: &Running) -> Result<Client> {
     Ok(Client::connect(program.wait_for_address()?)?)
 }
 
-fn axum_service() -> Result<()> {
+fn start_axum_service() -> Result<Running> {
     let mut command = HOSTS.command("axum_service")?;
     command.args(["--greeting", "hi", "127.0.0.1:0"]);
-    let program = start(command)?;
-    let mut client = client_of(&program)?;
-    // A worker gets the program's arguments.
+    start(command)
+}
+
+/// A new client of the axum service, which has got the greeting from a worker's arguments.
+fn greeted_client(program: &Running) -> Result<Client> {
+    let mut client = client_of(program)?;
     same("answer", "hi", &client.get()?.body[..])?;
-    let first = client.get_at("/pid")?.body;
+    Ok(client)
+}
+
+fn axum_service() -> Result<()> {
+    let program = start_axum_service()?;
+    let mut slow = greeted_client(&program)?;
+    let first = slow.get_at("/pid")?.body;
     let (second, mut other) = wait_for("the other worker to answer", || {
         let mut other = client_of(&program)?;
         let pid = other.get_at("/pid")?.body;
@@ -102,16 +111,11 @@ fn axum_service() -> Result<()> {
     };
 
     // A crash takes the connections of its worker, and no others.
-    let mut slow = client;
     begin_slow_request(&mut slow)?;
     ensure!(other.get_at("/abort").is_err(), "the worker did not crash");
     program.wait_for_stderr(&format!("Exit {{ pid: {second}, "))?;
     same("status of the slow request", &200, &slow.answer()?.status)?;
-    same(
-        "answer of a new worker",
-        "hi",
-        &client_of(&program)?.get()?.body[..],
-    )?;
+    greeted_client(&program)?;
 
     // A rolling restart lets the slow request end.
     begin_slow_request(&mut slow)?;
@@ -121,17 +125,12 @@ fn axum_service() -> Result<()> {
     wait_until("both workers to be replaced", || {
         Ok(program.stderr().matches("Replaced").count() == 2)
     })?;
-    same(
-        "answer of a new worker",
-        "hi",
-        &client_of(&program)?.get()?.body[..],
-    )?;
+    greeted_client(&program)?;
 
     // So does a shutdown.
     let mut slow = client_of(&program)?;
     begin_slow_request(&mut slow)?;
-    let mut asks_more = client_of(&program)?;
-    same("answer", "hi", &asks_more.get()?.body[..])?;
+    let _asks_more = greeted_client(&program)?;
     program.signal(Signal::SIGTERM)?;
     same("status of the slow request", &200, &slow.answer()?.status)?;
     program.finish()?.ended_with_code(0)
@@ -170,7 +169,7 @@ fn node_backend() -> Result<()> {
 fn node_worker() -> Result<()> {
     let mut node = Command::new("node");
     node.arg(peer("server.mjs"))
-        .arg(HOSTS.command("node_worker")?.get_program())
+        .arg(HOSTS.program("node_worker")?)
         .stdin(Stdio::null());
     run(node)?.printed("[ 12586269025, 10, 55 ]\n")
 }
@@ -242,9 +241,7 @@ fn http_stream() -> Result<()> {
 
 /// A message of one character, from the client with a mask of zeros.
 fn web_socket() -> Result<()> {
-    let mut command = HOSTS.command("axum_service")?;
-    command.args(["--greeting", "hi", "127.0.0.1:0"]);
-    let program = start(command)?;
+    let program = start_axum_service()?;
     let mut client = client_of(&program)?;
     client.send(
         "GET /socket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\

@@ -29,14 +29,12 @@ static SETTINGS: OnceLock<Settings> = OnceLock::new();
 ///
 /// When one of them is no whole number.
 pub fn read() -> Result<()> {
-    let seed = number(SEED)?.unwrap_or_else(|| fastrand::u64(0..1_000_000));
-    let storm = Duration::from_secs(number(STORM)?.unwrap_or(1));
-    let fail_fast = number(FAIL_FAST)? == Some(1);
-    SETTINGS.get_or_init(|| Settings {
-        seed,
-        storm,
-        fail_fast,
-    });
+    let settings = Settings {
+        seed: number(SEED)?.unwrap_or_else(|| fastrand::u64(0..1_000_000)),
+        storm: Duration::from_secs(number(STORM)?.unwrap_or(1)),
+        fail_fast: number(FAIL_FAST)? == Some(1),
+    };
+    SETTINGS.get_or_init(|| settings);
     Ok(())
 }
 
