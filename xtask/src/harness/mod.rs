@@ -72,7 +72,11 @@ pub fn same_lines(what: &str, expected: &str, actual: &str) -> Result<()> {
 }
 
 /// Compares two values. The error shows where they differ.
-pub fn same<T: PartialEq + Debug + ?Sized>(what: &str, expected: &T, actual: &T) -> Result<()> {
+pub fn same<E, A>(what: &str, expected: &E, actual: &A) -> Result<()>
+where
+    E: PartialEq<A> + Debug + ?Sized,
+    A: Debug + ?Sized,
+{
     if expected == actual {
         return Ok(());
     }

@@ -55,13 +55,27 @@ impl Output {
 
     /// Checks that it has printed this and nothing on stderr, and has ended with code 0.
     pub fn printed(&self, stdout: &str) -> Result<()> {
-        same("stdout", stdout, &self.stdout()[..])?;
+        same("stdout", stdout, &self.stdout())?;
         self.ended_with("", 0)
     }
 
     pub fn ended_with(&self, stderr: &str, code: i32) -> Result<()> {
-        same("stderr", stderr, &self.stderr()[..])?;
+        same("stderr", stderr, &self.stderr())?;
         self.ended_with_code(code)
+    }
+
+    /// Checks that it has printed no error, and that a signal has ended it.
+    pub fn ended_by(&self, signal: Signal) -> Result<()> {
+        self.ended_with("", -(signal as i32))
+    }
+
+    /// Checks that it has failed with code 1 and one line on stderr, which starts and ends like this.
+    pub fn failed(&self, start: &str, end: &str) -> Result<()> {
+        let stderr = self.stderr();
+        let is_expected = stderr.starts_with(start) && stderr.ends_with(end);
+        ensure!(is_expected, "stderr is not {start:?}…{end:?}: {stderr:?}");
+        same("lines", &1, &stderr.lines().count())?;
+        self.ended_with_code(1)
     }
 
     pub fn ended_with_code(&self, code: i32) -> Result<()> {

@@ -230,7 +230,7 @@ fn file_that_differs() -> Result<()> {
     fs::write(&there, "// mine\n")?;
     let error = "src/share.rs is there already, and differs";
     is_refused(file, package.path(), error)?;
-    same("the file", "// mine\n", &fs::read_to_string(there)?[..])
+    same("the file", "// mine\n", &fs::read_to_string(there)?)
 }
 
 fn no_package() -> Result<()> {
@@ -254,7 +254,7 @@ fn cluster() -> Result<()> {
         let mut client = TcpStream::connect(address)?;
         client.set_read_timeout(Some(LIMIT))?;
         client.read_to_string(&mut answer)?;
-        same("answer", "hello\n", &answer[..])?;
+        same("answer", "hello\n", &answer)?;
     }
     program.signal(Signal::SIGTERM)?;
     program.finish()?.ended_with_code(0)
@@ -263,7 +263,7 @@ fn cluster() -> Result<()> {
 fn http() -> Result<()> {
     let program = start(PASTED_2021.command("http_0")?)?;
     let mut client = wait_for("it to listen", || Ok(Client::connect(HTTP).ok()))?;
-    same("body", "hello\n", &client.get()?.body[..])?;
+    same("body", "hello\n", &client.get()?.body)?;
     program.signal(Signal::SIGINT)?;
     ensure!(client.is_closed(), "the connection stays open");
     program.finish()?.ended_with("", 0)

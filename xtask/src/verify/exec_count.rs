@@ -127,13 +127,11 @@ fn pipeline_ends(
     send: fn(&Running, Signal) -> Result<()>,
 ) -> Result<()> {
     let gates = Gates::new()?;
-    let cleans_up = format!(
-        "trap 'sleep 0.2; echo ending >&2; {}; exit' TERM; {}; while :; do sleep 0.01; done",
-        gates.report(2),
-        gates.report(1)
-    );
+    let (report_1, report_2) = (gates.report(1), gates.report(2));
+    let cleans_up = format!("trap 'sleep 0.2; echo ending >&2; {report_2}; exit' TERM");
+    let part = format!("{cleans_up}; {report_1}; while :; do sleep 0.01; done");
     command
-        .arg(format!("({cleans_up}) | sleep 1000 | sleep 1000"))
+        .arg(format!("({part}) | sleep 1000 | sleep 1000"))
         .process_group(0);
     // SIGQUIT may leave a core file.
     let folder = TempDir::new()?;
@@ -141,7 +139,7 @@ fn pipeline_ends(
     let program = start(command)?;
     gates.reported(1)?;
     send(&program, signal)?;
-    program.finish()?.ended_with("", -(signal as i32))?;
+    program.finish()?.ended_by(signal)?;
     gates.reported(2)?;
     Ok(())
 }
@@ -167,9 +165,7 @@ fn kill_ends_a_command_just_started(_: Command) -> Result<()> {
     };
     let programs = (0..10).map(start_one).collect::<Result<Vec<_>>>()?;
     for program in programs {
-        program
-            .finish()?
-            .ended_with("", -(Signal::SIGKILL as i32))?;
+        program.finish()?.ended_by(Signal::SIGKILL)?;
     }
     Ok(())
 }
@@ -179,7 +175,7 @@ fn signal_while_stdout_is_full(mut command: Command) -> Result<()> {
     let (program, stdout) = start_unread(command)?;
     stdout.wait_until_full()?;
     program.signal(Signal::SIGINT)?;
-    program.finish()?.ended_with("", -(Signal::SIGINT as i32))
+    program.finish()?.ended_by(Signal::SIGINT)
 }
 
 fn stdout_closed_early(mut command: Command) -> Result<()> {

@@ -421,10 +421,8 @@ fn nonblocking_stdout(mut command: Command) -> Result<()> {
 
 fn stdout_closed_early(mut command: Command) -> Result<()> {
     let gates = Gates::new()?;
-    let script = format!(
-        "{}; echo '{{}}' >&$NODE_CHANNEL_FD; exec sleep 1000",
-        gates.wait(1)
-    );
+    let wait_1 = gates.wait(1);
+    let script = format!("{wait_1}; echo '{{}}' >&$NODE_CHANNEL_FD; exec sleep 1000");
     command.args(["sh", "-c", &script]);
     let (program, stdout) = start_unread(command)?;
     stdout.close()?;
@@ -449,5 +447,5 @@ fn child_ends_when_the_parent_is_killed(mut command: Command) -> Result<()> {
     program.signal(Signal::SIGKILL)?;
     gates.open(2)?;
     // The child still gets the message. Nobody gets its answer.
-    program.finish()?.ended_with("", -(Signal::SIGKILL as i32))
+    program.finish()?.ended_by(Signal::SIGKILL)
 }

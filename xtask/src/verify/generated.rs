@@ -224,7 +224,7 @@ fn messages() -> Result<()> {
     same("printed messages", &messages.len(), &expected.len())?;
     for (message, expected) in messages.iter().zip(expected) {
         let actual = format!("Message from child: {}", inspect(message));
-        same("a printed message", expected, &actual[..])
+        same("a printed message", expected, &actual)
             .with_context(|| format!("with {SEED}={seed}, of {message}"))?;
     }
     Ok(())

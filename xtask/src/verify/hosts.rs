@@ -85,7 +85,7 @@ fn start_axum_service() -> Result<Running> {
 /// A new client of the axum service, which has got the greeting from a worker's arguments.
 fn greeted_client(program: &Running) -> Result<Client> {
     let mut client = client_of(program)?;
-    same("answer", "hi", &client.get()?.body[..])?;
+    same("answer", "hi", &client.get()?.body)?;
     Ok(client)
 }
 
@@ -163,7 +163,7 @@ fn node_backend() -> Result<()> {
     same("status when the child exits", &502, &status)?;
     // The child ends with the channel.
     program.signal(Signal::SIGTERM)?;
-    program.finish()?.ended_with("", -(Signal::SIGTERM as i32))
+    program.finish()?.ended_by(Signal::SIGTERM)
 }
 
 fn node_worker() -> Result<()> {
@@ -181,7 +181,7 @@ fn commands() -> Result<()> {
     let program = start(command)?;
     program.wait_for_stdout("waiting\n")?;
     program.signal(Signal::SIGINT)?;
-    program.finish()?.ended_with("", -(Signal::SIGINT as i32))?;
+    program.finish()?.ended_by(Signal::SIGINT)?;
     let marks = fs::read_dir(folder.path())?.map(|mark| Ok(mark?.file_name().into_string()));
     let mut marks: Vec<_> = marks.collect::<Result<_>>()?;
     marks.sort();
@@ -205,7 +205,7 @@ fn one_thread() -> Result<()> {
     let ask = |_| Ok(client_of(&program)?.get()?.body.parse()?);
     let mut numbers: Vec<u32> = (0..20).map(ask).collect::<Result<_>>()?;
     numbers.sort_unstable();
-    same("the numbers", &(1..=20).collect(), &numbers)
+    same("the numbers", &(1..=20).collect::<Vec<_>>(), &numbers)
 }
 
 /// A client that has got all of a short output, and one that goes before the end of a long one.
@@ -213,7 +213,7 @@ fn stream_route() -> Result<()> {
     let mut command = HOSTS.command("stream_route")?;
     command.args(["sh", "-c", "echo a; echo b >&2; echo c"]);
     let program = start(command)?;
-    same("body", "a\nc\n", &client_of(&program)?.get()?.body[..])?;
+    same("body", "a\nc\n", &client_of(&program)?.get()?.body)?;
     drop(program);
 
     let mut command = HOSTS.command("stream_route")?;

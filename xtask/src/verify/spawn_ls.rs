@@ -148,11 +148,8 @@ fn as_few_pieces_as_node(command: Command) -> Result<()> {
 /// The command goes on only when its first output has arrived.
 fn streaming(mut command: Command) -> Result<()> {
     let gates = Gates::new()?;
-    let script = format!(
-        "echo a; {}; echo b >&2; {}; echo c",
-        gates.wait(1),
-        gates.wait(2)
-    );
+    let (wait_1, wait_2) = (gates.wait(1), gates.wait(2));
+    let script = format!("echo a; {wait_1}; echo b >&2; {wait_2}; echo c");
     command.args(["sh", "-c", &script]);
     let program = start(command)?;
     program.wait_for_stdout("stdout: a\n\n")?;
@@ -161,22 +158,19 @@ fn streaming(mut command: Command) -> Result<()> {
     gates.open(2)?;
     let output = program.finish()?;
     let expected = "stdout: a\n\nstdout: c\n\nchild process exited with code 0\n";
-    same("stdout", expected, &output.stdout()[..])?;
+    same("stdout", expected, &output.stdout())?;
     output.ended_with_code(0)
 }
 
 /// The process ends first, and a grandchild writes after that.
 fn close_waits_for_the_pipes(mut command: Command) -> Result<()> {
     let gates = Gates::new()?;
-    let script = format!(
-        "({}; echo late) & {}; exit 4",
-        gates.wait(1),
-        gates.report(2)
-    );
+    let (wait_1, report_2) = (gates.wait(1), gates.report(2));
+    let script = format!("({wait_1}; echo late) & {report_2}; exit 4");
     command.args(["sh", "-c", &script]);
     let program = start(command)?;
     wait_until_ended(gates.reported(2)?)?;
-    same("stdout", "", &program.stdout()[..])?;
+    same("stdout", "", &program.stdout())?;
     gates.open(1)?;
     let expected = "stdout: late\n\nchild process exited with code 4\n";
     program.finish()?.printed(expected)
@@ -200,16 +194,14 @@ fn script_without_interpreter(mut command: Command) -> Result<()> {
 /// Ctrl-C reaches all processes of the group: the command ends in its own way.
 fn interrupt_in_a_terminal(mut command: Command) -> Result<()> {
     let gates = Gates::new()?;
-    let cleans_up = format!("trap 'sleep 0.2; {}; exit' INT", gates.report(2));
-    let script = format!(
-        "{cleans_up}; {}; while :; do sleep 0.01; done",
-        gates.report(1)
-    );
+    let (report_1, report_2) = (gates.report(1), gates.report(2));
+    let cleans_up = format!("trap 'sleep 0.2; {report_2}; exit' INT");
+    let script = format!("{cleans_up}; {report_1}; while :; do sleep 0.01; done");
     command.args(["sh", "-c", &script]).process_group(0);
     let program = start(command)?;
     gates.reported(1)?;
     program.signal_group(Signal::SIGINT)?;
-    program.finish()?.ended_with("", -(Signal::SIGINT as i32))?;
+    program.finish()?.ended_by(Signal::SIGINT)?;
     gates.reported(2)?;
     Ok(())
 }
@@ -238,7 +230,7 @@ fn chunks_up_to_64_kib(mut command: Command) -> Result<()> {
     let chunks: Option<Vec<_>> = chunks.map(|chunk| chunk.strip_prefix("stdout: ")).collect();
     let chunks = chunks.context("a prefix")?;
     let lengths = || chunks.iter().map(|chunk| chunk.len());
-    same("bytes", &BYTES, &lengths().sum())?;
+    same("bytes", &BYTES, &lengths().sum::<usize>())?;
     // The command is faster than this program, so most chunks are as long as they can be.
     same("the longest chunk", &Some(CHUNK), &lengths().max())
 }
@@ -273,7 +265,7 @@ fn constant_memory(mut command: Command) -> Result<()> {
 fn stdout_closed_early(mut command: Command) -> Result<()> {
     command.args(["sh", "-c", "yes; exec sleep 1000"]);
     let (program, mut stdout) = start_unread(command)?;
-    same("stdout", "stdout: y\n", &stdout.read_line()?[..])?;
+    same("stdout", "stdout: y\n", &stdout.read_line()?)?;
     stdout.close()?;
     program.finish()?.ended_with("", 0)
 }

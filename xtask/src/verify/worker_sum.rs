@@ -128,7 +128,8 @@ fn results(output: &Output, workers: usize, total: u64) -> Result<Vec<u64>> {
         &(workers, workers),
         &(started, results.len()),
     )?;
-    same("the sum of the results", &total, &results.iter().sum())?;
+    let sum: u64 = results.iter().sum();
+    same("the sum of the results", &total, &sum)?;
     Ok(results)
 }
 
@@ -151,7 +152,7 @@ fn greatest_number(mut command: Command) -> Result<()> {
     let program = start(command)?;
     program.wait_for_stdout("This is a worker thread\nThis is a worker thread\n")?;
     program.signal(Signal::SIGTERM)?;
-    program.finish()?.ended_with("", -(Signal::SIGTERM as i32))
+    program.finish()?.ended_by(Signal::SIGTERM)
 }
 
 fn no_total_after_an_error(mut command: Command) -> Result<()> {
@@ -168,7 +169,7 @@ fn no_total_after_an_error(mut command: Command) -> Result<()> {
 fn no_thread_starts(mut command: Command) -> Result<()> {
     command.env("RUST_MIN_STACK", (1_u64 << 50).to_string());
     let output = run(command)?;
-    same("stdout", MAIN_THREAD, &output.stdout()[..])?;
+    same("stdout", MAIN_THREAD, &output.stdout())?;
     let error = io::Error::from(Errno::EAGAIN);
     let stderr = format!("worker-sum: cannot start a worker thread: {error}\n");
     output.ended_with(&stderr, 1)

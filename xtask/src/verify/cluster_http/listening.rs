@@ -107,14 +107,10 @@ fn host_name(command: Command) -> Result<()> {
 /// Not a port alone.
 fn ipv6_address_without_port(mut command: Command) -> Result<()> {
     command.arg("::1");
-    let output = run(command)?;
-    let stderr = output.stderr();
-    let hint = ": write host:port, such as 127.0.0.1:3000, or a port alone\n";
-    ensure!(
-        stderr.starts_with("cluster-http: cannot listen on ::1: ") && stderr.ends_with(hint),
-        "{stderr:?}"
-    );
-    output.ended_with_code(1)
+    run(command)?.failed(
+        "cluster-http: cannot listen on ::1: ",
+        ": write host:port, such as 127.0.0.1:3000, or a port alone\n",
+    )
 }
 
 fn port_taken(command: Command) -> Result<()> {
@@ -131,7 +127,7 @@ fn port_taken_by_another_copy(command: Command) -> Result<()> {
 fn cannot_listen(mut command: Command, address: SocketAddr) -> Result<()> {
     command.arg(address.to_string());
     let output = run(command)?;
-    same("stdout", "", &output.stdout()[..])?;
+    same("stdout", "", &output.stdout())?;
     let error = io::Error::from(Errno::EADDRINUSE);
     let stderr = format!("cluster-http: cannot listen on {address}: {error}\n");
     output.ended_with(&stderr, 1)
