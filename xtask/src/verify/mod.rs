@@ -82,7 +82,9 @@ fn select(checks: &[Trial], filter: &str, exact: bool) -> Result<String> {
     if names().any(|name| name == filter || !exact && name.contains(filter)) {
         return Ok(filter.to_owned());
     }
-    bail!("no check is called '{filter}'; the groups are {groups:?}")
+    let groups: Vec<_> = groups.into_iter().collect();
+    let groups = groups.join(", ");
+    bail!("no check is called '{filter}'; the groups are {groups}")
 }
 
 /// A check that needs only the programs.
