@@ -179,8 +179,9 @@ fn measure(groups: &[&Group]) -> Result<Vec<Measured>> {
     Ok(all)
 }
 
-/// Pins `work`, and all processes and threads that it starts, to one CPU. On two CPUs, processes that
-/// take turns spend most of their time on waking each other, and how much depends on the scheduler.
+/// Pins `work`, and all processes and threads that it starts, to one CPU. On two CPUs, processes
+/// that take turns spend most of their time on waking each other, and how much depends on the
+/// scheduler.
 #[cfg(any(target_os = "linux", target_os = "freebsd"))]
 fn on_one_cpu(work: impl FnOnce() -> Result<Vec<f64>>) -> Result<Vec<f64>> {
     use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
@@ -257,8 +258,8 @@ fn runs(who: Who) -> u32 {
     if who == Who::Node { 2 } else { 20 }
 }
 
-/// The duration of an example without arguments in an empty folder, and its overhead over the command
-/// alone.
+/// The duration of an example without arguments in an empty folder, and its overhead over the
+/// command alone.
 fn whole_run(who: Who, example: &Example, bare: &mut Command) -> Result<Vec<f64>> {
     let folder = TempDir::new()?;
     let bare = mean_run(bare.current_dir(folder.path()), 20)?;

@@ -96,7 +96,8 @@ pub fn table(measured: &[Measured]) -> Result<String> {
     Ok(format!("{table}\n{}", machine()?))
 }
 
-/// How many digits after the point a figure has: three digits in all, or at most five after the point.
+/// How many digits after the point a figure has: three digits in all, or at most five after the
+/// point.
 fn decimals(value: f64) -> usize {
     let magnitude = value.abs().max(1e-3).log10().floor();
     (2.0 - magnitude).max(0.0) as usize

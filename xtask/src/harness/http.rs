@@ -124,7 +124,8 @@ impl Client {
         String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
     }
 
-    /// Waits until the server sends data or closes the connection, and returns whether it has closed it.
+    /// Waits until the server sends data or closes the connection, and returns whether it has
+    /// closed it.
     pub fn is_closed(&mut self) -> bool {
         match self.0.fill_buf() {
             Ok(bytes) => bytes.is_empty(),
@@ -207,11 +208,11 @@ fn ask(address: SocketAddr, fresh: bool, stop: &AtomicBool) -> Tally {
     tally
 }
 
-/// A free port, for programs that cannot print which port they use. It is below the range from which
-/// the system takes the ports of outgoing connections.
+/// A free port, for programs that cannot print which port they use. It is below the range from
+/// which the system takes the ports of outgoing connections.
 pub fn free_port() -> Result<u16> {
-    // This does not listen on the port to test it. A program that another check starts at this moment
-    // could inherit the listener between fork and exec, and the port would stay taken.
+    // This does not listen on the port to test it. A program that another check starts at this
+    // moment could inherit the listener between fork and exec, and the port would stay taken.
     let is_free = |port: &u16| TcpStream::connect(("127.0.0.1", *port)).is_err();
     let ports = repeat_with(|| fastrand::u16(10_000..32_000));
     ports.take(100).find(is_free).context("no free port")

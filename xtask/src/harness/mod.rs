@@ -30,8 +30,8 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result
     wait_for(what, || Ok(is_so()?.then_some(())))
 }
 
-/// Calls `ask` again and again until it returns an answer. The pause between two calls grows from 2 to
-/// 20 ms.
+/// Calls `ask` again and again until it returns an answer. The pause between two calls grows from 2
+/// to 20 ms.
 ///
 /// # Errors
 ///

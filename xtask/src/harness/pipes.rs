@@ -96,8 +96,8 @@ impl Pipe {
         Ok(rest)
     }
 
-    /// Closes the read end. A program that another check starts at this moment has a copy of it between
-    /// fork and exec. So this waits until the pipe has no reader.
+    /// Closes the read end. A program that another check starts at this moment has a copy of it
+    /// between fork and exec. So this waits until the pipe has no reader.
     pub fn close(self) -> Result<()> {
         let Self { reader, writer } = self;
         drop(reader);

@@ -1,4 +1,5 @@
-//! Runs a program and keeps its output. Fails if the program does not end or leaves a process running.
+//! Runs a program and keeps its output. Fails if the program does not end or leaves a process
+//! running.
 
 use std::env;
 use std::fs;
@@ -24,8 +25,8 @@ use super::pipes::Pipe;
 use super::processes::{cpu_time, is_running, signal_to, with_variable};
 use super::{same, wait_for, wait_until};
 
-/// The variable that marks all processes that a check starts. It holds the id of this process and the
-/// number of the start.
+/// The variable that marks all processes that a check starts. It holds the id of this process and
+/// the number of the start.
 const MARK: &str = "XTASK_RUN";
 
 /// Read-locked while a program is started.
@@ -69,7 +70,8 @@ impl Output {
         self.ended_with("", -(signal as i32))
     }
 
-    /// Checks that it has failed with code 1 and one line on stderr, which starts and ends like this.
+    /// Checks that it has failed with code 1 and one line on stderr, which starts and ends like
+    /// this.
     pub fn failed(&self, start: &str, end: &str) -> Result<()> {
         let stderr = self.stderr();
         let is_expected = stderr.starts_with(start) && stderr.ends_with(end);
@@ -100,8 +102,8 @@ struct Captured {
 }
 
 /// Kills everything that the checks have started and that still runs, and removes their temporary
-/// folders, when this is dropped or this process gets a signal to end. Ctrl-C does not reach what has a
-/// process group of its own.
+/// folders, when this is dropped or this process gets a signal to end. Ctrl-C does not reach what
+/// has a process group of its own.
 pub struct Sweep(());
 
 /// The folder of all temporary folders.
@@ -121,7 +123,8 @@ impl Sweep {
         FOLDER.get_or_init(|| folder);
         let runtime = Builder::new_current_thread().enable_io().build()?;
         let inside = runtime.enter();
-        // A shell's `&` ignores SIGINT and SIGQUIT. The programs would inherit that without a handler.
+        // A shell's `&` ignores SIGINT and SIGQUIT. The programs would inherit that without a
+        // handler.
         for kind in [
             SignalKind::hangup(),
             SignalKind::interrupt(),

@@ -1,6 +1,6 @@
-//! Two kinds of checks: a case is a command line with its expected output, and a scenario is a function.
-//! Each is written once and runs with the Rust program. Where Node must do the same, it also runs with
-//! the program for Node.
+//! Two kinds of checks: a case is a command line with its expected output, and a scenario is a
+//! function. Each is written once and runs with the Rust program. Where Node must do the same, it
+//! also runs with the program for Node.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

@@ -144,7 +144,8 @@ fn succeeds(cargo: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// A new package with these files as modules of its library, and with the programs of their headers.
+/// A new package with these files as modules of its library, and with the programs of their
+/// headers.
 fn pasted(name: &str, edition: &str, files: &[File]) -> Result<PathBuf> {
     let folder = TempDir::new()?;
     let source = folder.path().join("src");
@@ -191,8 +192,8 @@ pub fn keep(package: &TempDir, name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Makes a folder the same as another. Files that are equal already stay untouched: cargo builds again
-/// what is newer than its program.
+/// Makes a folder the same as another. Files that are equal already stay untouched: cargo builds
+/// again what is newer than its program.
 pub fn mirror(from: &Path, into: &Path) -> Result<()> {
     fs::create_dir_all(into)?;
     for entry in fs::read_dir(into)? {

@@ -119,8 +119,8 @@ fn background_process_goes_on(mut command: Command) -> Result<()> {
     program.finish()?.ended_with("", 0)
 }
 
-/// Ends the program by `signal` while a pipeline runs. On SIGTERM, one part of the pipeline prints and
-/// cleans up. The others do not end by themselves.
+/// Ends the program by `signal` while a pipeline runs. On SIGTERM, one part of the pipeline prints
+/// and cleans up. The others do not end by themselves.
 fn pipeline_ends(
     mut command: Command,
     signal: Signal,

@@ -66,8 +66,8 @@ fn checks() -> Result<Vec<Trial>> {
     Ok(checks)
 }
 
-/// What a filter selects. With `--exact`, the filter is the whole name of a check. Otherwise it is the
-/// start of one group's name, or else a part of checks' names.
+/// What a filter selects. With `--exact`, the filter is the whole name of a check. Otherwise it is
+/// the start of one group's name, or else a part of checks' names.
 ///
 /// # Errors
 ///

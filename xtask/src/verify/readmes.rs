@@ -111,7 +111,8 @@ fn without_numbers(text: &str) -> String {
     text.trim_end().lines().map(line).collect()
 }
 
-/// Each block of Rust or JavaScript stands, but for its indentation, in a file that is built or run.
+/// Each block of Rust or JavaScript stands, but for its indentation, in a file that is built or
+/// run.
 fn code(readme: &Path) -> Result<()> {
     let text = read(readme)?;
     for (language, extensions) in [("rust", &["rs"][..]), ("js", &["cjs", "mjs"])] {
@@ -191,7 +192,8 @@ fn links(readme: &Path) -> Result<()> {
 }
 
 /// A figure is a link to the page of costs. Its title names the row and, unless it is the Rust
-/// program's, the column, as in `[44 MiB](xtask/COSTS.md "cluster-http: memory of a worker, Node")`.
+/// program's, the column, as in `[44 MiB](xtask/COSTS.md "cluster-http: memory of a worker,
+/// Node")`.
 fn figures() -> Result<()> {
     let rows = rows(&read("xtask/COSTS.md")?);
     let mut figures = 0;

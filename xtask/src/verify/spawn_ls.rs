@@ -99,8 +99,8 @@ fn document(command: Command) -> Result<()> {
     run(command)?.printed(&expected)
 }
 
-/// Runs a program up to 10 times, until 5 runs are good: on a busy machine, the speed of the command
-/// varies.
+/// Runs a program up to 10 times, until 5 runs are good: on a busy machine, the speed of the
+/// command varies.
 fn mostly(command: &Command, args: &[&str], good: impl Fn(&str) -> bool) -> Result<()> {
     let (mut good_runs, mut bad) = (0, Vec::new());
     while good_runs < 5 {
@@ -179,8 +179,8 @@ fn close_waits_for_the_pipes(mut command: Command) -> Result<()> {
 fn script_without_interpreter(mut command: Command) -> Result<()> {
     let folder = TempDir::new()?;
     let script = folder.path().join("script");
-    // Another process writes it: a child of another check could hold this process's descriptor between
-    // fork and exec, and a file open for writing cannot be run.
+    // Another process writes it: a child of another check could hold this process's descriptor
+    // between fork and exec, and a file open for writing cannot be run.
     let mut shell = Command::new("sh");
     shell
         .args(["-c", "echo 'echo \"$1\"' > \"$0\"; chmod +x \"$0\""])

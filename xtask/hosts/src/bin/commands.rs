@@ -43,7 +43,8 @@ async fn main() -> anyhow::Result<()> {
     assert_eq!(echo?.stdout, format!("{typed}\n"));
     assert!(matches!(slow.unwrap_err().cause, Cause::Timeout));
 
-    // Three commands that are cancelled: by tokio's `timeout`, and by dropping the set of their tasks.
+    // Three commands that are cancelled: by tokio's `timeout`, and by dropping the set of their
+    // tasks.
     let cleans_up = "trap 'touch cleaned-$NAME; exit' TERM; while :; do sleep 0.01; done";
     let named = |name: &str| format!("NAME={name}; {cleans_up}");
     let cancelled = timeout(START, exec(&named("timeout"), &in_folder)).await;

@@ -1,5 +1,5 @@
-//! An HTTP server without a framework that streams each request's body back to the client. Prints its
-//! address.
+//! An HTTP server without a framework that streams each request's body back to the client. Prints
+//! its address.
 
 #[path = "../http.rs"]
 mod http;

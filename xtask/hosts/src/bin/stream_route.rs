@@ -1,6 +1,6 @@
 //! An axum service that streams the output of a command to each client:
-//! `stream_route COMMAND [ARG]...`. When a client closes its connection, its command is killed. Prints
-//! its address.
+//! `stream_route COMMAND [ARG]...`. When a client closes its connection, its command is killed.
+//! Prints its address.
 
 #[path = "../spawn.rs"]
 mod spawn;

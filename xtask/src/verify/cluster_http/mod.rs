@@ -139,8 +139,8 @@ impl Deployed {
     }
 
     /// Replaces the program by a shell script. Another process writes it: a child of another check
-    /// could hold this process's descriptor between fork and exec, and a file open for writing cannot
-    /// be run.
+    /// could hold this process's descriptor between fork and exec, and a file open for writing
+    /// cannot be run.
     fn replace_by(&self, script: &str) -> Result<()> {
         let mut shell = Command::new("sh");
         shell.args([

@@ -113,8 +113,8 @@ fn long_request(command: Command) -> Result<()> {
     server.program.finish()?.ended_with_code(0)
 }
 
-/// It sends many requests before it reads the first answer. It gets its last answer, although more of its
-/// requests have arrived.
+/// It sends many requests before it reads the first answer. It gets its last answer, although more
+/// of its requests have arrived.
 fn pipelining_client(_: Command) -> Result<()> {
     for _ in 0..5 {
         let server = Server::start(CLUSTER_HTTP.rust_command(), 1)?;
