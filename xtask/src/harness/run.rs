@@ -133,8 +133,9 @@ impl Sweep {
         ] {
             let mut signals = signal(kind)?;
             runtime.spawn(async move {
-                signals.recv().await;
-                Self::end()
+                if signals.recv().await.is_some() {
+                    Self::end()
+                }
             });
         }
         drop(inside);
@@ -143,7 +144,7 @@ impl Sweep {
     }
 
     /// Ends this process, with code 1.
-    pub fn end() {
+    pub fn end() -> ! {
         drop(Self(()));
         process::exit(1)
     }

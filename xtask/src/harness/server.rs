@@ -55,7 +55,7 @@ impl Server {
         Client::connect(self.address).context("cannot connect")
     }
 
-    pub fn connect_times(&self, count: usize) -> Result<Vec<Client>> {
+    pub fn connect_many(&self, count: usize) -> Result<Vec<Client>> {
         (0..count).map(|_| self.connect()).collect()
     }
 

@@ -147,7 +147,7 @@ fn expect_100_continue(command: Command) -> Result<()> {
 
 fn slow_headers(command: Command) -> Result<()> {
     let server = Server::start(command, 1)?;
-    let mut slow = server.connect_times(300)?;
+    let mut slow = server.connect_many(300)?;
     for client in &mut slow {
         client.send("GET / HTTP/1.1\r\nHost: ")?;
     }

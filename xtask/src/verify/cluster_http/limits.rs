@@ -54,7 +54,7 @@ fn too_few_descriptors_to_start(command: Command) -> Result<()> {
 fn out_of_descriptors(command: Command) -> Result<()> {
     let server = Server::start(below_a_shell("ulimit -n 40", &command), 1)?;
     let worker = server.workers()[0];
-    let clients = server.connect_times(60)?;
+    let clients = server.connect_many(60)?;
     wait_until("the worker to have as many descriptors as it can", || {
         let descriptors = fs::read_dir(format!("/proc/{worker}/fd"))?.count();
         Ok(descriptors >= 40)

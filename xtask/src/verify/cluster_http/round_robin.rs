@@ -25,7 +25,7 @@ pub fn checks() -> Vec<Trial> {
 }
 
 fn open_at_once(server: &Server, count: usize) -> Result<Vec<Client>> {
-    let mut clients = server.connect_times(count)?;
+    let mut clients = server.connect_many(count)?;
     for client in &mut clients {
         client.send(GET)?;
     }
@@ -111,7 +111,7 @@ fn stopped_worker(command: Command) -> Result<()> {
 /// The worker shuts down with an open upload, and gets no new connections.
 fn worker_that_shuts_down_slowly(command: Command) -> Result<()> {
     let server = Server::start(command, 2)?;
-    let mut uploads = server.connect_times(2)?;
+    let mut uploads = server.connect_many(2)?;
     for upload in &mut uploads {
         upload.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n")?;
     }
@@ -153,7 +153,7 @@ fn connections_of_a_killed_worker(command: Command) -> Result<()> {
     let server = Server::start(command, 1)?;
     let worker = server.workers()[0];
     signal_to(worker, Signal::SIGSTOP)?;
-    let mut clients = server.connect_times(50)?;
+    let mut clients = server.connect_many(50)?;
     for client in &mut clients {
         client.send(GET)?;
     }

@@ -39,7 +39,7 @@ pub fn checks() -> Vec<Trial> {
 fn stopped_worker(command: Command) -> Result<()> {
     let server = Server::start(command, 2)?;
     signal_to(server.workers()[0], Signal::SIGSTOP)?;
-    let _clients = server.connect_times(4)?;
+    let _clients = server.connect_many(4)?;
     server.shut_down()
 }
 
@@ -152,7 +152,7 @@ fn waiting_connections(command: Command) -> Result<()> {
     let server = Server::start(command, 1)?;
     let worker = server.workers()[0];
     signal_to(worker, Signal::SIGSTOP)?;
-    let clients = server.connect_times(200)?;
+    let clients = server.connect_many(200)?;
     server.program.signal(Signal::SIGTERM)?;
     signal_to(worker, Signal::SIGCONT)?;
     for client in clients {
@@ -168,7 +168,7 @@ fn without_workers(_: Command) -> Result<()> {
     let old = server.workers();
     signal_to(old[0], Signal::SIGKILL)?;
     server.wait_for_death(old[0])?;
-    let _clients = server.connect_times(10)?;
+    let _clients = server.connect_many(10)?;
     server.program.signal(Signal::SIGTERM)?;
     let start = Instant::now();
     server.program.finish()?.ended_with_code(0)?;
