@@ -15,7 +15,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use similar::TextDiff;
 
 /// How long a check waits for a condition. Even on a slow machine, none takes this long.
@@ -46,6 +46,13 @@ pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Re
         thread::sleep(pause.clamp(Duration::from_millis(2), Duration::from_millis(20)));
     }
     bail!("waited {LIMIT:?} for {what}")
+}
+
+/// Checks that something has not taken too long.
+pub fn takes_less_than(seconds: u64, start: Instant) -> Result<()> {
+    let taken = start.elapsed();
+    ensure!(taken < Duration::from_secs(seconds), "it took {taken:?}");
+    Ok(())
 }
 
 /// Runs `work`, which may block for ever, on a thread of its own.

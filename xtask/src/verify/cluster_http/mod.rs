@@ -34,7 +34,7 @@ use crate::harness::run::{
     Running, below_a_shell, run, start, start_on, start_unread, waits_without_cpu,
 };
 use crate::harness::server::Server;
-use crate::harness::{LIMIT, same, wait_for, wait_until};
+use crate::harness::{LIMIT, same, takes_less_than, wait_for, wait_until};
 
 pub fn checks() -> Vec<Trial> {
     let mut checks = vec![CLUSTER_HTTP.help(
@@ -77,13 +77,6 @@ fn served_client(server: &Server) -> Result<Client> {
 
 fn served_clients(server: &Server, count: usize) -> Result<Vec<Client>> {
     (0..count).map(|_| served_client(server)).collect()
-}
-
-/// Checks that something has not taken too long.
-fn takes_less_than(seconds: u64, start: Instant) -> Result<()> {
-    let taken = start.elapsed();
-    ensure!(taken < Duration::from_secs(seconds), "it took {taken:?}");
-    Ok(())
 }
 
 /// Asks until an answer says that it is the last, and closes the connection.
