@@ -261,13 +261,19 @@ fn constant_memory(mut command: Command) -> Result<()> {
     program.finish()?.ended_with("", 0)
 }
 
-/// This also ends the command.
-fn stdout_closed_early(mut command: Command) -> Result<()> {
-    command.args(["sh", "-c", "yes; exec sleep 1000"]);
-    let (program, mut stdout) = start_unread(command)?;
-    same("stdout", "stdout: y\n", &stdout.read_line()?)?;
-    stdout.close()?;
-    program.finish()?.ended_with("", 0)
+/// Before its first line or after it. This also ends the command.
+fn stdout_closed_early(_: Command) -> Result<()> {
+    for reads_a_line in [false, true] {
+        let mut command = SPAWN_LS.rust_command();
+        command.args(["sh", "-c", "yes; exec sleep 1000"]);
+        let (program, mut stdout) = start_unread(command)?;
+        if reads_a_line {
+            same("stdout", "stdout: y\n", &stdout.read_line()?)?;
+        }
+        stdout.close()?;
+        program.finish()?.ended_with("", 0)?;
+    }
+    Ok(())
 }
 
 /// Node makes its pipes non-blocking.
