@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -116,15 +116,14 @@ impl Runtime {
     }
 
     pub fn is_there(self) -> bool {
-        static THERE: OnceLock<Vec<Runtime>> = OnceLock::new();
-        let there = THERE.get_or_init(|| {
-            let answers = |runtime: &Self| {
+        static THERE: LazyLock<Vec<Runtime>> = LazyLock::new(|| {
+            let answers = |runtime: &Runtime| {
                 let mut command = Command::new(runtime.name());
                 let answer = command.arg("--version").stdin(Stdio::null()).output();
                 answer.is_ok_and(|answer| answer.status.success())
             };
-            Self::ALL.into_iter().filter(answers).collect()
+            Runtime::ALL.into_iter().filter(answers).collect()
         });
-        there.contains(&self)
+        THERE.contains(&self)
     }
 }
