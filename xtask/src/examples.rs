@@ -1,4 +1,4 @@
-//! The table of the examples. Building, checking, copying and the READMEs follow it.
+//! The table of the examples, for building, checking and copying them.
 
 use libtest_mimic::Trial;
 

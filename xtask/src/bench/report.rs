@@ -15,7 +15,7 @@ const PAGE: &str = "xtask/COSTS.md";
 const BEGIN: &str = "<!-- cargo xtask bench --write: begin -->";
 const END: &str = "<!-- cargo xtask bench --write: end -->";
 
-/// A median, and the distance from it within which half of the values are.
+/// A median, and the median distance of the values from it.
 struct Median {
     value: f64,
     spread: f64,

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::wait_for;
 
-/// A row of numbered gates. Each is a file in a folder of their own.
+/// Numbered gates. Each is a file in one temporary folder.
 pub struct Gates(TempDir);
 
 impl Gates {

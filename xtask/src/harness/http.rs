@@ -1,4 +1,4 @@
-//! An HTTP client that can send invalid requests, and a load of several clients that counts every
+//! An HTTP client that can send invalid requests, and a load test that counts every
 //! failure.
 
 use std::fmt::{self, Display, Formatter};

@@ -16,7 +16,7 @@ pub struct Pipe {
     writer: PipeWriter,
 }
 
-/// The read end. It never ends while `Pipe` has a writer, so reading has a time limit.
+/// The read end. `Pipe` has a writer, too, so reading could block: it has a time limit.
 struct Reader(PipeReader);
 
 impl Read for Reader {

@@ -26,7 +26,7 @@ use super::processes::{cpu_time, is_running, signal_to, with_variable};
 use super::{same, wait_for, wait_until};
 
 /// The variable that marks all processes that a check starts. It holds the id of this process and
-/// the number of the start.
+/// a counter.
 const MARK: &str = "XTASK_RUN";
 
 /// Read-locked while a program is started.

@@ -19,7 +19,7 @@ use crate::harness::{same, same_lines};
 /// A check that starts this command in its own way.
 pub type Scenario = fn(Command) -> Result<()>;
 
-/// Scenarios with their names, which become those of the checks.
+/// Scenarios, with the names of their checks.
 type Scenarios = Vec<(&'static str, Scenario)>;
 
 /// Scenarios, each as the name of a function or as `name = closure`.

@@ -1,5 +1,5 @@
-//! The checks of what people copy: the files, put into new packages by `cargo xtask copy` and built
-//! with the programs that their headers show; and each example's folder alone.
+//! The checks of what people copy. `cargo xtask copy` puts each file into a new package, which is
+//! built with the program from the file's header. Each example's folder is also built alone.
 
 use std::fs;
 use std::io::Read;
@@ -24,7 +24,7 @@ use crate::harness::{LIMIT, same, wait_for};
 /// The address in the header of `http.rs`.
 const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3000);
 
-/// These make the packages, which takes long.
+/// Starts first, because it takes long: it makes the packages.
 pub fn lint() -> Trial {
     check("copies::edition_2021", || PASTED_2021.succeeds(LINT))
 }

@@ -22,7 +22,7 @@ use crate::harness::run::{Running, run, start};
 use crate::harness::{same, takes_less_than, wait_for, wait_until};
 use crate::verify::copies::{Package, keep, mirror};
 
-/// This makes the package, which takes long.
+/// Starts first, because it takes long: it makes the package.
 pub fn format() -> Trial {
     let rustfmt = cargo().args(["fmt", "--version"]).output();
     check_if(

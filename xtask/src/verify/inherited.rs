@@ -22,7 +22,7 @@ struct Start {
     /// A command line that ends soon, and its output.
     args: &'static [&'static str],
     stdout: &'static str,
-    /// A command line that does not end, but leaves nothing running when the program does.
+    /// A command line that never ends, but leaves nothing running when the program ends.
     endless: &'static [&'static str],
 }
 

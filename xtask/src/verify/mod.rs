@@ -32,7 +32,7 @@ use crate::verify::settings::settings;
 /// Most checks wait for something most of the time.
 const THREADS: usize = 12;
 
-/// Builds the programs and runs the checks that `args`, which are libtest's, select.
+/// Builds the programs and runs the checks that `args` select. The arguments are those of libtest.
 pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
     let mut arguments = Arguments::from_iter(["verify".into()].into_iter().chain(args));
     arguments.test_threads.get_or_insert(THREADS);

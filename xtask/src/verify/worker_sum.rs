@@ -21,7 +21,7 @@ const STARTED: &str = "This is the main thread\nThis is a worker thread\n";
 
 pub fn checks() -> Vec<Trial> {
     let result = |result: &str| format!("{STARTED}Result from worker: {result}\n");
-    // There, what a worker prints may come after what it posts.
+    // In Node, a worker's output may come after its message.
     let sum = |name: &str, args: &[&str], sum: &str| {
         let case = WORKER_SUM.case(name, args).stdout(result(sum));
         case.but_node().stdout_lines(&result(sum))

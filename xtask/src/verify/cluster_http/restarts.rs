@@ -36,7 +36,7 @@ fn killed_workers_under_load(command: Command) -> Result<()> {
     let load = Load::start(server.address, CLIENTS);
     let start = Instant::now();
     let mut kills = 0;
-    while start.elapsed() < settings().storm {
+    while start.elapsed() < settings().load {
         let workers = server.workers();
         let killed = workers[kills % workers.len()];
         signal_to(killed, Signal::SIGKILL)?;
@@ -158,7 +158,7 @@ fn deaths_leave_nothing_behind(command: Command) -> Result<()> {
     let before = (descriptors()?, memory(primary)?);
     let start = Instant::now();
     let mut deaths = 0;
-    while start.elapsed() < settings().storm {
+    while start.elapsed() < settings().load {
         kill_all()?;
         deaths += WORKERS;
     }

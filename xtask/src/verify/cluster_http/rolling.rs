@@ -32,7 +32,7 @@ fn under_load(command: Command) -> Result<()> {
     let load = Load::start(server.address, 8);
     let start = Instant::now();
     let mut restarts = 0;
-    while start.elapsed() < settings().storm {
+    while start.elapsed() < settings().load {
         let old = server.workers();
         server.program.signal(Signal::SIGHUP)?;
         server.wait_for_replacements(&old)?;

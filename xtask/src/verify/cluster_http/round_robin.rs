@@ -101,7 +101,7 @@ fn stopped_worker(command: Command) -> Result<()> {
     let server = Server::start(command, 4)?;
     let stopped = server.workers()[1];
     signal_to(stopped, Signal::SIGSTOP)?;
-    let waiting = waiting_clients(&server, settings().storm);
+    let waiting = waiting_clients(&server, settings().load);
     signal_to(stopped, Signal::SIGCONT)?;
     let waiting = waiting?;
     ensure!(waiting <= 1, "{waiting} clients waited");
@@ -118,7 +118,7 @@ fn worker_that_shuts_down_slowly(command: Command) -> Result<()> {
     let old = server.workers();
     signal_to(old[0], Signal::SIGTERM)?;
     // Longer than this, the upload would be cut.
-    let duration = settings().storm.min(Duration::from_secs(4));
+    let duration = settings().load.min(Duration::from_secs(4));
     let waiting = waiting_clients(&server, duration)?;
     same("clients that waited", &0, &waiting)?;
     for upload in &mut uploads {
@@ -138,7 +138,7 @@ fn worker_that_dies_after_each_start(_: Command) -> Result<()> {
     // The program starts, and a moment after it is ready it is killed.
     deployed.replace_by_itself_after("(sleep 0.1; kill -9 $$) &")?;
     signal_to(old[0], Signal::SIGKILL)?;
-    let waiting = waiting_clients(&server, settings().storm)?;
+    let waiting = waiting_clients(&server, settings().load)?;
     let deaths = server.program.stdout().matches(" died\n").count();
     ensure!(deaths > 1, "it died {deaths} times");
     ensure!(
