@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::worker::REFUSED;
 
-/// How many connections are still accepted when the cluster shuts down.
+/// How many waiting connections are still accepted when the cluster shuts down.
 const LAST_CONNECTIONS: usize = 4096;
 
 /// How many connections may wait for one worker to take them.
