@@ -6,14 +6,14 @@ mod http;
 
 use std::io::{self, Write};
 
-use axum::body::Body;
-use axum::http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::{Request, Response};
 use tokio::net::TcpListener;
 
 #[tokio::main]
 async fn main() -> io::Result<()> {
     let server = http::create_server(async |request: Request<http::Body>| {
-        Response::new(Body::new(request.into_body()))
+        Response::new(request.into_body().boxed())
     });
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     writeln!(io::stdout(), "http://{}/", listener.local_addr()?)?;

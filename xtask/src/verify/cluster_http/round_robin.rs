@@ -16,7 +16,7 @@ pub fn checks() -> Vec<Trial> {
         "round_robin::",
         scenarios![
             connections_held_equally = |command| equal_shares(command, served_clients, 105),
-            // One that gets the CPU late misses a turn.
+            // A worker that runs late misses its turn.
             simultaneous_connections_held_equally =
                 |command| equal_shares(command, open_at_once, 125),
         ],
