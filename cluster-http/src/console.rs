@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fmt::Display;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -12,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::unistd::write;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 
 const NAME: &str = env!("CARGO_PKG_NAME");
 
@@ -71,12 +72,21 @@ fn start<const N: usize>(
             // Each connection needs a descriptor. Node raises this limit, too, where it may.
             let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
             let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
-            let runtime = Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.context("cannot start the async runtime")?;
+            let runtime = runtime().context("cannot start the async runtime")?;
             runtime.block_on(program(args))?;
         }
     }
     Ok(())
+}
+
+fn runtime() -> io::Result<Runtime> {
+    // tokio panics if it cannot open six descriptors.
+    drop([
+        UnixStream::pair()?,
+        UnixStream::pair()?,
+        UnixStream::pair()?,
+    ]);
+    Builder::new_current_thread().enable_all().build()
 }
 
 /// The number in the argument `value`, whose name in the usage is `name`.
@@ -111,5 +121,8 @@ fn reset_signals() -> Result<()> {
             blocked.add(number);
         }
     }
+    // A terminal may stop processes in the background that write to it (`stty tostop`), and the
+    // workers are.
+    blocked.add(Signal::SIGTTOU);
     Ok(blocked.thread_set_mask()?)
 }

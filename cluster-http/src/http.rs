@@ -54,7 +54,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 #[cfg(target_os = "linux")]
 use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
-use tokio::io::{copy, sink};
+use tokio::io::{AsyncWriteExt, copy, sink};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -200,6 +200,8 @@ where
             }
         }
     }
+    // hyper leaves it open after an error.
+    let _ = connection.shutdown().await;
     let _ = timeout(LINGER, copy(&mut connection, &mut sink())).await;
 }
 
@@ -216,10 +218,10 @@ where
     B: Default,
 {
     let hosts = request.headers().get_all(HOST).iter().count();
-    let refusal = match request.version() {
+    let refusal = match (request.version(), hosts) {
         _ if request.method() == Method::CONNECT => Some(StatusCode::METHOD_NOT_ALLOWED),
-        Version::HTTP_11 if hosts != 1 => Some(StatusCode::BAD_REQUEST),
-        _ => None,
+        (Version::HTTP_11, 1) | (Version::HTTP_10, 0 | 1) => None,
+        _ => Some(StatusCode::BAD_REQUEST),
     };
     if let Some(status) = refusal {
         return refuse(status);
@@ -292,7 +294,6 @@ impl Drop for Body {
 mod tests {
     use super::*;
     use nix::sys::socket::getsockopt;
-    use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
     #[tokio::test]

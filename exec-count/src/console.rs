@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fmt::Display;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -12,7 +13,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::unistd::write;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 
 const NAME: &str = env!("CARGO_PKG_NAME");
 
@@ -93,12 +94,21 @@ fn start<const N: usize>(
             SigSet::empty().thread_set_mask()?;
             // SAFETY: the default action runs no code of this program.
             unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl)? };
-            let runtime = Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.context("cannot start the async runtime")?;
+            let runtime = runtime().context("cannot start the async runtime")?;
             runtime.block_on(program(args))?;
         }
     }
     Ok(())
+}
+
+fn runtime() -> io::Result<Runtime> {
+    // tokio panics if it cannot open six descriptors.
+    drop([
+        UnixStream::pair()?,
+        UnixStream::pair()?,
+        UnixStream::pair()?,
+    ]);
+    Builder::new_current_thread().enable_all().build()
 }
 
 /// The arguments, with the defaults for those left out.

@@ -126,7 +126,11 @@ impl Primary {
                 Some(_) = running.join_next() => {}
             }
         }
-        drop((starting, replacements));
+        drop(starting);
+        replacements.close();
+        while let Some(worker) = replacements.recv().await {
+            running.spawn(self.clone().supervise_worker(worker));
+        }
         self.shut_down_all(running, [terminate, interrupt]).await;
     }
 
@@ -209,22 +213,10 @@ impl Primary {
         }
         // A restart that begins while the worker starts is for this worker, too.
         let restarts = self.restarts.subscribe();
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        let inode = fstat(&theirs)?.st_ino;
-        let mut child = Command::new(&self.program)
-            .args(env::args_os().skip(1))
-            .env(VARIABLE, inode.to_string())
-            .stdin(OwnedFd::from(theirs))
-            // A terminal's Ctrl-C is for the primary: it does not reach this group.
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| {
-                let program = self.program.display();
-                io::Error::new(error.kind(), format!("cannot start {program}: {error}"))
-            })?;
-        ours.set_nonblocking(true)?;
-        let mut socket = UnixStream::from_std(ours)?;
+        let (mut child, mut socket) = self.spawn().map_err(|error| {
+            let program = self.program.display();
+            io::Error::new(error.kind(), format!("cannot start {program}: {error}"))
+        })?;
         let pid = child.id().expect("it has not been waited for");
         let ready = timeout(READY_WITHIN, socket.read_u8()).await;
         if let Ok(Ok(READY)) = ready {
@@ -241,6 +233,22 @@ impl Primary {
             Err(_) => format!("worker {pid} was not ready within {READY_WITHIN:?}"),
             Ok(_) => format!("worker {pid} exited before it was ready ({status})"),
         }))
+    }
+
+    /// Starts the process of a worker, with its control socket.
+    fn spawn(&self) -> io::Result<(Child, UnixStream)> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let inode = fstat(&theirs)?.st_ino;
+        let child = Command::new(&self.program)
+            .args(env::args_os().skip(1))
+            .env(VARIABLE, inode.to_string())
+            .stdin(OwnedFd::from(theirs))
+            // A terminal's Ctrl-C is for the primary: it does not reach this group.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        Ok((child, UnixStream::from_std(ours)?))
     }
 
     fn announce(&self, event: Event) {

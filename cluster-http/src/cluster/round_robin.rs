@@ -112,8 +112,8 @@ impl RoundRobin {
     /// Sends connections to a worker until the queue or the worker's socket ends.
     pub async fn serve(&self, worker: &mut ControlSocket) {
         while let Some(connection) = self.next_connection(worker).await {
-            // The worker may hang by now.
-            if !worker.takes_connections() {
+            // The worker may hang by now. At the end of a shutdown, no other gets it.
+            if !worker.takes_connections() && self.sender.strong_count() > 0 {
                 self.give_back(connection);
             } else if let Err(connection) = worker.send(connection) {
                 self.give_back(connection);
@@ -193,5 +193,37 @@ impl ControlSocket {
         }
         self.in_flight.push_back((Instant::now(), connection));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// It comes in a shutdown, when it is the worker's turn and there is no other worker.
+    #[tokio::test]
+    async fn last_connection_for_a_late_worker() {
+        let listener = bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = watch::Sender::new(false);
+        let round_robin = RoundRobin::new(listener, shutdown.subscribe());
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut primary = ControlSocket::new(ours);
+        let serve = round_robin.serve(&mut primary);
+        let worker = async {
+            let _first = net::TcpStream::connect(address).unwrap();
+            theirs.read_u8().await.unwrap();
+            sleep(2 * TAKES_WITHIN).await;
+            let _last = net::TcpStream::connect(address).unwrap();
+            shutdown.send_replace(true);
+            theirs.read_u8().await.unwrap();
+            theirs.write_all(b"tt").await.unwrap();
+        };
+        let both = timeout(Duration::from_secs(20), async {
+            tokio::join!(serve, worker)
+        });
+        both.await.expect("the last connection");
     }
 }

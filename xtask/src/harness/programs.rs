@@ -15,13 +15,20 @@ pub type Programs = BTreeMap<String, PathBuf>;
 
 static BUILT: OnceLock<Programs> = OnceLock::new();
 
-/// Builds the examples, with `options` such as `--release`. May be called only once.
+/// Builds each example as `cargo run --package` does, with `options` such as `--release`. May be
+/// called only once.
 ///
 /// # Errors
 ///
 /// When they do not build. The compiler's errors are on stderr.
 pub fn build(options: &[&str]) -> Result<()> {
-    let built = executables(of_examples(&["build", "--bins"]).args(options))?;
+    let mut built = Programs::new();
+    // One by one: together, cargo would build them with the features that any of them needs.
+    for example in EXAMPLES {
+        let mut cargo = cargo();
+        cargo.args(["build", "--package", example.name]);
+        built.extend(executables(cargo.args(options))?);
+    }
     ensure!(BUILT.set(built).is_ok(), "the examples are built once");
     Ok(())
 }

@@ -117,12 +117,17 @@ fn signals_blocked(mut command: Command, endless: &[&str]) -> Result<()> {
     program.finish()?.ended_with_code(-(Signal::SIGTERM as i32))
 }
 
-/// With as many descriptors as the system needs to start it. Descriptor 3 may have been inherited.
+/// The system needs four descriptors to start a program, which includes number 3. That one may have
+/// been inherited.
 fn no_descriptors(mut command: Command, start: &Start) -> Result<()> {
     command.args(start.args);
-    let output = run(below_a_shell("exec 3>&-; ulimit -n 4", &command))?;
     let name = format!("{}: ", start.example.name);
-    output.failed(&name, "Too many open files (os error 24)\n")
+    for limit in 4..8 {
+        let shell = format!("exec 3>&-; ulimit -n {limit}");
+        let output = run(below_a_shell(&shell, &command))?;
+        output.failed(&name, "Too many open files (os error 24)\n")?;
+    }
+    Ok(())
 }
 
 /// Runs the command as process 1, like the first process of a container.

@@ -21,6 +21,7 @@ pub fn checks() -> Vec<Trial> {
             new_worker_never_ready =
                 |_| old_workers_stay("exec cat", 1, "was not ready within 10s"),
             death_while_the_new_worker_starts,
+            shutdown_when_the_new_worker_is_ready,
             hangup_of_the_terminal,
             hangup_right_after_the_first_line,
         ],
@@ -109,6 +110,29 @@ fn death_while_the_new_worker_starts(_: Command) -> Result<()> {
     takes_less_than(8, start)?;
     served_client(&server)?;
     server.shut_down()
+}
+
+/// The primary sees both at the same time, in either order.
+fn shutdown_when_the_new_worker_is_ready(_: Command) -> Result<()> {
+    for _ in 0..5 {
+        let (deployed, server) = Deployed::serve(1)?;
+        let gates = Gates::new()?;
+        deployed.replace_by_itself_after(&format!("{}; {};", gates.report(1), gates.wait(2)))?;
+        server.program.signal(Signal::SIGHUP)?;
+        let new = gates.reported(1)?;
+        server.program.signal(Signal::SIGSTOP)?;
+        gates.open(2)?;
+        let started = format!("Worker {new} started\n");
+        server.program.wait_for_stdout(&started)?;
+        let mut client = server.connect()?;
+        client.send(GET)?;
+        server.program.signal(Signal::SIGTERM)?;
+        server.program.signal(Signal::SIGCONT)?;
+        same("body", "hello world\n", &client.answer()?.body)?;
+        drop(client);
+        server.program.finish()?.ended_with_code(0)?;
+    }
+    Ok(())
 }
 
 /// A terminal sends the signal to the whole group, also while a worker starts.
