@@ -77,15 +77,15 @@ fn sockets(pid: u32) -> Result<usize> {
     Ok(sockets.count())
 }
 
-/// Opens 100 connections a second for a while, and returns how many clients had to wait.
-fn waiting_clients(server: &Server, duration: Duration) -> Result<usize> {
-    const PATIENCE: Duration = Duration::from_secs(5);
+/// Opens 100 connections a second for a while, and returns how many clients had to wait for longer
+/// than `patience`.
+fn waiting_clients(server: &Server, duration: Duration, patience: Duration) -> Result<usize> {
     let start = Instant::now();
     let mut clients = Vec::new();
     while start.elapsed() < duration {
         let address = server.address;
         clients.push(thread::spawn(move || {
-            Client::connect_with_patience(address, PATIENCE)?.get()
+            Client::connect_with_patience(address, patience)?.get()
         }));
         thread::sleep(Duration::from_millis(10));
     }
@@ -101,7 +101,7 @@ fn stopped_worker(command: Command) -> Result<()> {
     let server = Server::start(command, 4)?;
     let stopped = server.workers()[1];
     signal_to(stopped, Signal::SIGSTOP)?;
-    let waiting = waiting_clients(&server, settings().load);
+    let waiting = waiting_clients(&server, settings().load, Duration::from_secs(5));
     signal_to(stopped, Signal::SIGCONT)?;
     let waiting = waiting?;
     ensure!(waiting <= 1, "{waiting} clients waited");
@@ -119,7 +119,7 @@ fn worker_that_shuts_down_slowly(command: Command) -> Result<()> {
     signal_to(old[0], Signal::SIGTERM)?;
     // Longer than this, the upload would be cut.
     let duration = settings().load.min(Duration::from_secs(4));
-    let waiting = waiting_clients(&server, duration)?;
+    let waiting = waiting_clients(&server, duration, Duration::from_secs(5))?;
     same("clients that waited", &0, &waiting)?;
     for upload in &mut uploads {
         upload.send("\r\nthe body.")?;
@@ -138,7 +138,9 @@ fn worker_that_dies_after_each_start(_: Command) -> Result<()> {
     // The program starts, and a moment after it is ready it is killed.
     deployed.replace_by_itself_after("(sleep 0.1; kill -9 $$) &")?;
     signal_to(old[0], Signal::SIGKILL)?;
-    let waiting = waiting_clients(&server, settings().load)?;
+    // Long enough for a pause before a restart, which takes two seconds.
+    let duration = settings().load.max(Duration::from_secs(2));
+    let waiting = waiting_clients(&server, duration, Duration::from_secs(1))?;
     let deaths = server.program.stdout().matches(" died\n").count();
     ensure!(deaths > 1, "it died {deaths} times");
     ensure!(
