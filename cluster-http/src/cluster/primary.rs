@@ -127,6 +127,7 @@ impl Primary {
             }
         }
         drop(starting);
+        // The worker that it replaces may have shut down already.
         replacements.close();
         while let Some(worker) = replacements.recv().await {
             running.spawn(self.clone().supervise_worker(worker));
