@@ -24,6 +24,8 @@ struct Start {
     stdout: &'static str,
     /// A command line that never ends, but leaves nothing running when the program ends.
     endless: &'static [&'static str],
+    /// Limits of descriptors below what it needs.
+    descriptors: &'static [u32],
 }
 
 const STARTS: [Start; 3] = [
@@ -32,12 +34,14 @@ const STARTS: [Start; 3] = [
         args: &["echo", "hi"],
         stdout: "stdout: hi\n\nchild process exited with code 0\n",
         endless: &["sh", "-c", "while echo a; do sleep 0.1; done"],
+        descriptors: &[4, 5, 6, 7, 8],
     },
     Start {
         example: EXEC_COUNT,
         args: &["echo hi"],
         stdout: "Number of files: hi\n\n",
         endless: &["sleep 1000"],
+        descriptors: &[4, 5, 6, 7, 8],
     },
     Start {
         example: FORK_IPC,
@@ -48,6 +52,7 @@ const STARTS: [Start; 3] = [
         ],
         stdout: "Message from child: {}\n",
         endless: &["sh", "-c", "cat <&$NODE_CHANNEL_FD >/dev/null"],
+        descriptors: &[4],
     },
 ];
 
@@ -122,7 +127,7 @@ fn signals_blocked(mut command: Command, endless: &[&str]) -> Result<()> {
 fn no_descriptors(mut command: Command, start: &Start) -> Result<()> {
     command.args(start.args);
     let name = format!("{}: ", start.example.name);
-    for limit in 4..8 {
+    for limit in start.descriptors {
         let shell = format!("exec 3>&-; ulimit -n {limit}");
         let output = run(below_a_shell(&shell, &command))?;
         output.failed(&name, "Too many open files (os error 24)\n")?;
