@@ -1,11 +1,14 @@
 // A child for Node that answers with a handle, then twice without, and disconnects.
 import { connect, createServer } from 'node:net';
 
+// Node's parent may have closed the channel after the first.
+const ignore = () => {};
+
 process.on('message', () => {
   const server = createServer((socket) => {
     process.send('with a handle', socket);
-    process.send('after it');
-    process.send('the last');
+    process.send('after it', ignore);
+    process.send('the last', ignore);
     process.disconnect();
     server.close();
   });
