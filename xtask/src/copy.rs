@@ -34,7 +34,7 @@ pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
             writeln!(
                 stdout(),
                 "Copied {name} to {folder}/src. Add this line to its main.rs or lib.rs:\n\n\
-                 mod {name};\n\nAn example:\n\n{example}"
+                 mod {name};\n\nAn example, a whole main.rs:\n\n{example}"
             )?;
         }
         _ => bail!("usage: cargo xtask copy [FILE DIR]"),
