@@ -18,7 +18,7 @@ verify  Builds the examples and checks what they do. FILTER is an example or a p
         name; `verify --help` lists the options.
         VERIFY_SEED=N repeats the generated cases of a run. VERIFY_LOAD_SECONDS=N sets how long
         each load test of the cluster lasts. VERIFY_FAIL_FAST=1 stops at the first failure.
-bench   Measures what the examples cost, in under three minutes.
+bench   Measures what the examples cost, in about five minutes.
 copy    Copies a file into the package in DIR and adds the crates it needs. Without arguments, it
         lists the files.";
 

@@ -10,8 +10,8 @@
 //! nix 0.31 or later.
 //!
 //! The program is started once, as the primary, and starts itself again for each worker, with the
-//! same arguments. [`worker()`] returns `None` in the primary. What `main` does before that call,
-//! it does in each worker, too.
+//! same arguments. [`worker()`] returns `None` in the primary. The part of `main` before that call
+//! runs in each worker, too.
 //!
 //! ```rust,ignore
 //! mod cluster;

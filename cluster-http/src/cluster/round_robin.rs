@@ -112,7 +112,7 @@ impl RoundRobin {
     /// Sends connections to a worker until the queue or the worker's socket ends.
     pub async fn serve(&self, worker: &mut ControlSocket) {
         while let Some(connection) = self.next_connection(worker).await {
-            // The worker may hang by now. At the end of a shutdown, no other gets it.
+            // The worker may hang by now. At the end of a shutdown, no other worker gets it.
             if !worker.takes_connections() && self.sender.strong_count() > 0 {
                 self.give_back(connection);
             } else if let Err(connection) = worker.send(connection) {
