@@ -4,6 +4,7 @@ pub mod gate;
 pub mod http;
 #[path = "../../../fork-ipc/src/ipc.rs"]
 pub mod ipc;
+pub mod packages;
 pub mod pipes;
 pub mod processes;
 pub mod programs;

@@ -17,7 +17,8 @@ use super::{check, check_if, check_with};
 use crate::copy::{Header, copy};
 use crate::examples::{EXAMPLES, Example, File, SPAWN_LS, WORKER_SUM, files};
 use crate::harness::http::Client;
-use crate::harness::programs::{Programs, Runtime, cargo, executables, peer, root};
+use crate::harness::packages::{cargo_in, mirror, package};
+use crate::harness::programs::{Programs, Runtime, executables, peer, root};
 use crate::harness::run::{run, start};
 use crate::harness::{LIMIT, same, wait_for};
 
@@ -56,7 +57,7 @@ pub fn checks() -> Vec<Trial> {
     checks.extend(files().map(|file| {
         check(format!("copies::edition_2024::{}", file.name), move || {
             let folder = pasted(&format!("pasted-{}", file.name), "2024", &[file])?;
-            succeeds(cargo_in(&folder).args(LINT.split(' ')))
+            succeeds(cargo_in(&folder)?.args(LINT.split(' ')))
         })
     }));
     checks.extend(EXAMPLES.iter().map(|example| {
@@ -101,7 +102,7 @@ impl Package {
     }
 
     pub fn program(&self, name: &str) -> Result<&Path> {
-        let build = || executables(cargo_in(self.folder()?).arg("build"));
+        let build = || executables(cargo_in(self.folder()?)?.arg("build"));
         let programs = self.programs.get_or_init(build);
         let programs = programs.as_ref().map_err(|error| anyhow!("{error:#}"))?;
         Ok(programs.get(name).context("no such program")?)
@@ -129,7 +130,7 @@ impl Package {
 
     /// Checks that a cargo command succeeds.
     pub fn succeeds(&self, cargo: &str) -> Result<()> {
-        succeeds(cargo_in(self.folder()?).args(cargo.split(' ')))
+        succeeds(cargo_in(self.folder()?)?.args(cargo.split(' ')))
     }
 }
 
@@ -147,76 +148,26 @@ fn succeeds(cargo: &mut Command) -> Result<()> {
 /// A new package with these files as modules of its library, and with the programs of their
 /// headers.
 fn pasted(name: &str, edition: &str, files: &[File]) -> Result<PathBuf> {
-    let folder = TempDir::new()?;
-    let source = folder.path().join("src");
-    fs::create_dir(&source)?;
     let mut manifest = format!(
         "[workspace]\n[package]\nname = \"{name}\"\nversion = \"0.1.0\"\n\
          edition = \"{edition}\"\nrust-version = \"1.85\"\nautobins = false\n"
     );
     let mut library = String::new();
-    for file in files {
-        library += &format!("pub mod {};\n", file.name);
-        for (number, program) in Header::of(file)?.programs.iter().enumerate() {
-            let name = format!("{}_{number}", file.name);
-            manifest += &format!("[[bin]]\nname = \"{name}\"\npath = \"src/{name}.rs\"\n");
-            fs::write(source.join(format!("{name}.rs")), program)?;
+    package(name, "Cargo.lock", |folder| {
+        let source = folder.join("src");
+        fs::create_dir(&source)?;
+        for file in files {
+            library += &format!("pub mod {};\n", file.name);
+            for (number, program) in Header::of(file)?.programs.iter().enumerate() {
+                let name = format!("{}_{number}", file.name);
+                manifest += &format!("[[bin]]\nname = \"{name}\"\npath = \"src/{name}.rs\"\n");
+                fs::write(source.join(format!("{name}.rs")), program)?;
+            }
         }
-    }
-    fs::write(source.join("lib.rs"), library)?;
-    fs::write(folder.path().join("Cargo.toml"), manifest)?;
-    fs::copy(root().join("Cargo.lock"), folder.path().join("Cargo.lock"))?;
-    for file in files {
-        copy(file, folder.path())?;
-    }
-    keep(&folder, name)
-}
-
-/// Cargo's target folder for the copies, beside the examples' programs.
-fn target() -> PathBuf {
-    SPAWN_LS.program().with_file_name("copies")
-}
-
-fn cargo_in(folder: &Path) -> Command {
-    let mut cargo = cargo();
-    cargo.current_dir(folder).env("CARGO_TARGET_DIR", target());
-    // Without debug information, these programs build faster.
-    cargo.env("CARGO_PROFILE_DEV_DEBUG", "0");
-    cargo
-}
-
-/// Puts a package where the next run finds it.
-pub fn keep(package: &TempDir, name: &str) -> Result<PathBuf> {
-    let folder = target().join("packages").join(name);
-    mirror(package.path(), &folder)?;
-    Ok(folder)
-}
-
-/// Makes a folder the same as another. Files that are equal already stay untouched: cargo builds
-/// again what is newer than its program.
-pub fn mirror(from: &Path, into: &Path) -> Result<()> {
-    fs::create_dir_all(into)?;
-    for entry in fs::read_dir(into)? {
-        let entry = entry?;
-        if !from.join(entry.file_name()).exists() {
-            let remove = if entry.path().is_dir() {
-                fs::remove_dir_all
-            } else {
-                fs::remove_file
-            };
-            remove(entry.path())?;
-        }
-    }
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let (source, target) = (entry.path(), into.join(entry.file_name()));
-        if source.is_dir() {
-            mirror(&source, &target)?;
-        } else if fs::read(&target).ok() != Some(fs::read(&source)?) {
-            fs::copy(source, target)?;
-        }
-    }
-    Ok(())
+        fs::write(source.join("lib.rs"), library)?;
+        fs::write(folder.join("Cargo.toml"), manifest)?;
+        files.iter().try_for_each(|file| copy(file, folder))
+    })
 }
 
 fn file_that_differs() -> Result<()> {
@@ -296,14 +247,11 @@ fn ipc_is_forked_by_node() -> Result<()> {
 
 /// An example's folder builds where nothing of the workspace is.
 fn alone(example: &Example) -> Result<()> {
-    let fresh = TempDir::new()?;
-    mirror(&root().join(example.name), fresh.path())?;
-    fs::copy(root().join("Cargo.lock"), fresh.path().join("Cargo.lock"))?;
-    let manifest = fresh.path().join("Cargo.toml");
-    fs::write(
-        &manifest,
-        fs::read_to_string(&manifest)? + "\n[workspace]\n",
-    )?;
-    let package = keep(&fresh, example.name)?;
-    succeeds(cargo_in(&package).args(["check", "--quiet"]))
+    let folder = package(example.name, "Cargo.lock", |folder| {
+        mirror(&root().join(example.name), folder)?;
+        let manifest = folder.join("Cargo.toml");
+        let text = fs::read_to_string(&manifest)?;
+        Ok(fs::write(manifest, text + "\n[workspace]\n")?)
+    })?;
+    succeeds(cargo_in(&folder)?.args(["check", "--quiet"]))
 }

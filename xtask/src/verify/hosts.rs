@@ -13,14 +13,13 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{check, check_if, check_with};
-use crate::copy::copy;
-use crate::examples::files;
 use crate::harness::http::{Client, GET};
 use crate::harness::processes::{children, wait_until_ended};
-use crate::harness::programs::{Runtime, cargo, peer, root};
+use crate::harness::programs::{Runtime, cargo, peer};
 use crate::harness::run::{Running, run, start};
 use crate::harness::{same, takes_less_than, wait_for, wait_until};
-use crate::verify::copies::{Package, keep, mirror};
+use crate::host;
+use crate::verify::copies::Package;
 
 /// Starts first, because it takes long: it makes the package.
 pub fn format() -> Trial {
@@ -62,14 +61,7 @@ fn prints(program: &'static str, stdout: &'static str) -> Trial {
 }
 
 /// The package of the host programs, with the files copied into it.
-static HOSTS: Package = Package::new(|| {
-    let folder = TempDir::new()?;
-    mirror(&root().join("xtask/hosts"), folder.path())?;
-    for file in files() {
-        copy(&file, folder.path())?;
-    }
-    keep(&folder, "hosts")
-});
+static HOSTS: Package = Package::new(host::lay_out);
 
 /// A new client of the program.
 fn client_of(program: &Running) -> Result<Client> {

@@ -17,6 +17,7 @@ use crate::examples::{EXAMPLES, files};
 use crate::harness::programs::{cargo, root};
 use crate::harness::run::{run, start};
 use crate::harness::{same, wait_until};
+use crate::host;
 
 /// A check of one README.
 type OfReadme = fn(&Path) -> Result<()>;
@@ -24,8 +25,11 @@ type OfReadme = fn(&Path) -> Result<()>;
 pub fn checks() -> Vec<Trial> {
     let mut checks = vec![check("readmes::figures", figures)];
     let names = EXAMPLES.iter().map(|example| example.name);
-    for folder in [""].into_iter().chain(names) {
-        let name = if folder.is_empty() { "root" } else { folder };
+    for folder in ["", "xtask/hosts"].into_iter().chain(names) {
+        let name = match folder.rsplit('/').next() {
+            None | Some("") => "root",
+            Some(name) => name,
+        };
         let subjects: [(_, OfReadme); 4] = [
             ("transcripts", transcripts),
             ("code", code),
@@ -172,6 +176,13 @@ fn commands(readme: &Path) -> Result<()> {
         ensure!(
             name.is_empty() || files().any(|file| file.name == name),
             "there is no file '{name}' to copy"
+        );
+    }
+    let hosts = host::hosts()?;
+    for name in after(&["cargo", "xtask", "host"]) {
+        ensure!(
+            ["", "NAME"].contains(&name) || hosts.iter().any(|(host, _)| host == name),
+            "there is no host program '{name}'"
         );
     }
     Ok(())
