@@ -4,7 +4,11 @@
 //! Copy this file. It needs:
 //!
 //! ```sh
-//! cargo add http-body-util hyper hyper-util nix tokio --features hyper/http1,hyper/server,hyper-util/tokio,nix/net,nix/socket,tokio/io-util,tokio/macros,tokio/net,tokio/rt-multi-thread,tokio/signal,tokio/sync,tokio/time
+//! cargo add http-body-util@0.1
+//! cargo add hyper@1 --features http1,server
+//! cargo add hyper-util@0.1 --features tokio
+//! cargo add nix@0.32 --features net,socket
+//! cargo add tokio@1 --features io-util,macros,net,rt-multi-thread,signal,sync,time
 //! ```
 //!
 //! ```rust,ignore

@@ -3,7 +3,8 @@
 //! Copy this file. It needs:
 //!
 //! ```sh
-//! cargo add nix tokio --features nix/process,nix/signal,tokio/io-util,tokio/macros,tokio/net,tokio/process,tokio/rt-multi-thread,tokio/time
+//! cargo add nix@0.32 --features process,signal
+//! cargo add tokio@1 --features io-util,macros,net,process,rt-multi-thread,time
 //! ```
 //!
 //! ```rust,ignore

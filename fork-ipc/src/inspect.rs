@@ -3,7 +3,8 @@
 //! Copy this file. It needs:
 //!
 //! ```sh
-//! cargo add serde_json unicode-width
+//! cargo add serde_json@1.0.60
+//! cargo add unicode-width@0.2
 //! ```
 //!
 //! serde_json sorts the keys. With its feature `preserve_order` it keeps their order, as Node does;

@@ -4,7 +4,8 @@
 //! Copy this file. It needs:
 //!
 //! ```sh
-//! cargo add nix serde_json --features nix/fs,serde_json/float_roundtrip
+//! cargo add nix@0.32 --features fs
+//! cargo add serde_json@1.0.60 --features float_roundtrip
 //! ```
 //!
 //! nix 0.31 or later, serde_json 1.0.60 or later.

@@ -3,7 +3,7 @@
 //! Copy this file. It needs:
 //!
 //! ```sh
-//! cargo add tokio --features io-util,macros,process,rt-multi-thread,time
+//! cargo add tokio@1 --features io-util,macros,process,rt-multi-thread,time
 //! ```
 //!
 //! ```rust,ignore

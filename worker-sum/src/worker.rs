@@ -3,7 +3,7 @@
 //! Copy this file. It needs:
 //!
 //! ```sh
-//! cargo add crossbeam-channel
+//! cargo add crossbeam-channel@0.5
 //! ```
 //!
 //! A queue of jobs for four threads:

@@ -1,14 +1,16 @@
 //! `cargo xtask copy`: copies a file into somebody's package, with the crates it needs.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use crate::examples::{File, files};
-use crate::harness::programs::root;
+use crate::harness::programs::{cargo, root};
 
 pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
     let args: Vec<String> = args.collect();
@@ -25,7 +27,7 @@ pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
                 format!("there is no '{name}', only {}", names.join(", "))
             })?;
             let header = Header::of(&file)?;
-            copy(&file, Path::new(folder))?;
+            copy(&[file], Path::new(folder))?;
             let name = file.name;
             let example = header
                 .programs
@@ -42,48 +44,99 @@ pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Copies a file into the package in `folder`, and adds the crates it needs.
+/// Copies files into the package in `folder`, and adds the crates they need.
 ///
 /// # Errors
 ///
 /// When there is no package, when another file of that name is there, or when cargo fails.
-pub fn copy(file: &File, folder: &Path) -> Result<()> {
+pub fn copy(files: &[File], folder: &Path) -> Result<()> {
     let manifest = folder.join("Cargo.toml");
     ensure!(
         manifest.is_file(),
         "{} is not there: DIR has to be a package",
         manifest.display()
     );
-    let source = source_of(file);
-    let source_folder = source.parent().context("its folder")?;
-    let mut copies = Vec::new();
-    for source in sources(file)? {
-        let target = folder.join("src").join(source.strip_prefix(source_folder)?);
-        let text = fs::read_to_string(source)?;
-        let there = fs::read_to_string(&target).ok();
-        ensure!(
-            there.is_none() || there.as_ref() == Some(&text),
-            "{} is there already, and differs",
-            target.display()
-        );
-        copies.push((target, text));
+    let (mut copies, mut crates) = (Vec::new(), Vec::new());
+    for file in files {
+        let source = source_of(file);
+        let source_folder = source.parent().context("its folder")?;
+        for source in sources(file)? {
+            let target = folder.join("src").join(source.strip_prefix(source_folder)?);
+            let text = fs::read_to_string(source)?;
+            let there = fs::read_to_string(&target).ok();
+            ensure!(
+                there.is_none() || there.as_ref() == Some(&text),
+                "{} is there already, and differs",
+                target.display()
+            );
+            copies.push((target, text));
+        }
+        crates.extend(Header::of(file)?.crates);
     }
     for (target, text) in copies {
         fs::create_dir_all(target.parent().context("its folder")?)?;
         fs::write(target, text)?;
     }
-    if let Some(add) = Header::of(file)?.add {
-        let mut shell = Command::new("sh");
-        // Otherwise it lists all features of each crate.
-        shell.env("CARGO_TERM_QUIET", "true");
-        let status = shell.args(["-c", &add]).current_dir(folder).status()?;
-        ensure!(
-            status.success(),
-            "this failed in {}: {add}",
-            folder.display()
-        );
+    match crates.is_empty() {
+        true => Ok(()),
+        false => add(&crates, folder),
     }
+}
+
+/// Adds crates to the package in `folder`. A crate that the package has already keeps its version.
+fn add(crates: &[Crate], folder: &Path) -> Result<()> {
+    let requirements = requirements(folder)?;
+    let (mut specs, mut features) = (BTreeSet::new(), Vec::new());
+    for needed in crates {
+        let Crate { name, version, .. } = needed;
+        let begins = |part: &str, whole: &str| format!("{whole}.").starts_with(&format!("{part}."));
+        let spec = match requirements.get(name) {
+            // cargo knows only the features of the oldest version that fits, so 1.0.60 replaces 1.
+            Some(there) if !begins(there, version) => {
+                if !begins(version, there) {
+                    eprintln!("It was checked with {name} {version}. The package has {there}.");
+                }
+                name.clone()
+            }
+            _ => format!("{name}@{version}"),
+        };
+        let of_crate = needed.features.iter();
+        features.extend(of_crate.map(|feature| format!("{spec}/{feature}")));
+        specs.insert(spec);
+    }
+    let mut cargo = cargo();
+    cargo.arg("add").args(specs).arg("--features");
+    // Otherwise it lists all features of each crate.
+    cargo
+        .arg(features.join(","))
+        .env("CARGO_TERM_QUIET", "true");
+    let status = cargo.current_dir(folder).status()?;
+    ensure!(status.success(), "this failed: {cargo:?}");
     Ok(())
+}
+
+/// The crates that a package needs, with their versions, such as `1.0.60` or `>=1, <3`.
+pub fn requirements(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let manifest = folder.join("Cargo.toml").canonicalize()?;
+    let mut cargo = cargo();
+    cargo.args(["metadata", "--no-deps", "--format-version=1"]);
+    let output = cargo.current_dir(folder).output()?;
+    let error = || String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "{}", error());
+    let metadata: Value = serde_json::from_slice(&output.stdout)?;
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let package = packages
+        .filter(|package| package["manifest_path"].as_str().map(Path::new) == Some(&manifest))
+        .flat_map(|package| package["dependencies"].as_array())
+        .flatten();
+    let requirement = |dependency: &Value| {
+        let name = dependency["rename"]
+            .as_str()
+            .or(dependency["name"].as_str())?;
+        let version = dependency["req"].as_str()?.trim_start_matches('^');
+        Some((name.to_owned(), version.to_owned()))
+    };
+    Ok(package.filter_map(requirement).collect())
 }
 
 fn source_of(file: &File) -> PathBuf {
@@ -102,10 +155,18 @@ fn sources(file: &File) -> Result<Vec<PathBuf>> {
 
 /// What the doc comment at the head of a file to copy says.
 pub struct Header {
-    /// The command that adds the crates it needs, if it needs any.
-    pub add: Option<String>,
+    /// The crates it needs.
+    pub crates: Vec<Crate>,
     /// Programs that use it.
     pub programs: Vec<String>,
+}
+
+/// A crate that a file needs: a line `cargo add NAME@VERSION [--features NAME,…]` of its header.
+pub struct Crate {
+    pub name: String,
+    /// The file was checked with this version.
+    pub version: String,
+    features: Vec<String>,
 }
 
 impl Header {
@@ -120,9 +181,24 @@ impl Header {
         let lines = text.lines().map_while(|line| line.strip_prefix("//!"));
         let line = |line: &str| line.strip_prefix(' ').unwrap_or(line).to_owned() + "\n";
         let comment: String = lines.map(line).collect();
+        let commands = blocks(&comment, "sh").concat();
         Ok(Self {
-            add: blocks(&comment, "sh").pop(),
+            crates: commands.lines().map(Crate::of).collect::<Result<_>>()?,
             programs: blocks(&comment, "rust,ignore"),
+        })
+    }
+}
+
+impl Crate {
+    fn of(command: &str) -> Result<Self> {
+        let spec = command.strip_prefix("cargo add ").context("no cargo add")?;
+        let (spec, features) = spec.split_once(" --features ").unwrap_or((spec, ""));
+        let (name, version) = spec.split_once('@').context("no version")?;
+        let features = features.split(',').filter(|name| !name.is_empty());
+        Ok(Self {
+            name: name.into(),
+            version: version.into(),
+            features: features.map(str::to_owned).collect(),
         })
     }
 }

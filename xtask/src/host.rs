@@ -43,7 +43,7 @@ pub fn main(mut args: impl Iterator<Item = String>) -> Result<ExitCode> {
 pub fn lay_out() -> Result<PathBuf> {
     package("hosts", &format!("{PACKAGE}/Cargo.lock"), |folder| {
         mirror(&root().join(PACKAGE), folder)?;
-        files().try_for_each(|file| copy(&file, folder))
+        copy(&files().collect::<Vec<_>>(), folder)
     })
 }
 

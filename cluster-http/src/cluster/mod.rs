@@ -4,7 +4,8 @@
 //! Copy this folder. It needs:
 //!
 //! ```sh
-//! cargo add nix tokio --features nix/fs,nix/socket,nix/uio,tokio/io-util,tokio/macros,tokio/net,tokio/process,tokio/rt-multi-thread,tokio/signal,tokio/sync,tokio/time
+//! cargo add nix@0.32 --features fs,socket,uio
+//! cargo add tokio@1 --features io-util,macros,net,process,rt-multi-thread,signal,sync,time
 //! ```
 //!
 //! nix 0.31 or later.

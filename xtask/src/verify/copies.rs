@@ -1,6 +1,7 @@
 //! The checks of what people copy. `cargo xtask copy` puts each file into a new package, which is
 //! built with the program from the file's header. Each example's folder is also built alone.
 
+use std::env;
 use std::fs;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -14,8 +15,8 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::{check, check_if, check_with};
-use crate::copy::{Header, copy};
-use crate::examples::{EXAMPLES, Example, File, SPAWN_LS, WORKER_SUM, files};
+use crate::copy::{Header, copy, requirements};
+use crate::examples::{EXAMPLES, Example, FORK_IPC, File, SPAWN_LS, WORKER_SUM, files};
 use crate::harness::http::Client;
 use crate::harness::packages::{cargo_in, mirror, package};
 use crate::harness::programs::{Programs, Runtime, executables, peer, root};
@@ -34,6 +35,10 @@ pub fn checks() -> Vec<Trial> {
     let mut checks = vec![
         check("copies::file_that_differs", file_that_differs),
         check("copies::no_package", no_package),
+        check("copies::crates_in_the_package", crates_in_the_package),
+        check("copies::versions", versions),
+        // It fails when a new version of a crate breaks a copied file.
+        check("copies::newest_versions", newest_versions).with_ignored_flag(true),
         prints("spawn", "… bytes, exit status: 0\n"),
         prints("exec", "…\t/usr/bin\n"),
         prints("inspect", "{ \"it's\": [ 1, null ] }\n"),
@@ -166,7 +171,7 @@ fn pasted(name: &str, edition: &str, files: &[File]) -> Result<PathBuf> {
         }
         fs::write(source.join("lib.rs"), library)?;
         fs::write(folder.join("Cargo.toml"), manifest)?;
-        files.iter().try_for_each(|file| copy(file, folder))
+        copy(files, folder)
     })
 }
 
@@ -175,9 +180,9 @@ fn file_that_differs() -> Result<()> {
     fs::write(package.path().join("Cargo.toml"), [])?;
     // It needs no crate.
     let file = WORKER_SUM.files[1];
-    copy(&file, package.path())?;
+    copy(&[file], package.path())?;
     // The same file may be there.
-    copy(&file, package.path())?;
+    copy(&[file], package.path())?;
     let there = package.path().join("src/share.rs");
     fs::write(&there, "// mine\n")?;
     let error = "src/share.rs is there already, and differs";
@@ -193,9 +198,63 @@ fn no_package() -> Result<()> {
 }
 
 fn is_refused(file: File, folder: &Path, end: &str) -> Result<()> {
-    let error = copy(&file, folder).err().context("it was copied")?;
+    let error = copy(&[file], folder).err().context("it was copied")?;
     ensure!(error.to_string().ends_with(end), "{error}");
     Ok(())
+}
+
+/// A package that has two of the crates already.
+fn crates_in_the_package() -> Result<()> {
+    let package = TempDir::new()?;
+    let manifest = package.path().join("Cargo.toml");
+    let text = "[package]\nname = \"a\"\n[dependencies]\nnix = \"0.31\"\nserde_json = \"1\"\n";
+    fs::write(&manifest, text)?;
+    fs::create_dir(package.path().join("src"))?;
+    fs::write(package.path().join("src/lib.rs"), "")?;
+    let mut command = Command::new(env::current_exe()?);
+    command.args(["copy", "ipc"]).arg(package.path());
+    let output = run(command)?;
+    let checked = requirements(&root().join(FORK_IPC.name))?;
+    let nix = &checked["nix"];
+    output.ended_with(
+        &format!("It was checked with nix {nix}. The package has 0.31.\n"),
+        0,
+    )?;
+    let requirements = requirements(package.path())?;
+    same("nix", "0.31", &requirements["nix"][..])?;
+    same(
+        "serde_json",
+        &checked["serde_json"],
+        &requirements["serde_json"],
+    )
+}
+
+/// The headers and the host programs name the versions of the examples, which the lock file is for.
+fn versions() -> Result<()> {
+    let hosts = requirements(&root().join("xtask/hosts"))?;
+    for example in EXAMPLES {
+        let checked = requirements(&root().join(example.name))?;
+        for file in example.files {
+            for needed in Header::of(file)?.crates {
+                let version = checked.get(&needed.name);
+                same(file.name, &version, &Some(&needed.version))?;
+                same("xtask/hosts", &version, &hosts.get(&needed.name))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Also versions that are not compatible with those that were checked.
+fn newest_versions() -> Result<()> {
+    let folder = pasted("pasted-newest", "2024", &files().collect::<Vec<_>>())?;
+    let manifest = folder.join("Cargo.toml");
+    let text = fs::read_to_string(&manifest)?;
+    let (package, crates) = text.split_once("[dependencies]").context("no crates")?;
+    let crates = crates.replace("= \"", "= \">=");
+    fs::write(manifest, format!("{package}[dependencies]{crates}"))?;
+    succeeds(cargo_in(&folder)?.args(["update", "--quiet"]))?;
+    succeeds(cargo_in(&folder)?.args(["check", "--quiet", "--all-targets"]))
 }
 
 fn cluster() -> Result<()> {
