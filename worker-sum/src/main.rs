@@ -32,7 +32,7 @@ fn main_thread(num: String, workers: usize) -> Result<ExitCode> {
 
     let mut total = 0;
     let mut status = ExitCode::SUCCESS;
-    for event in events {
+    for (_worker, event) in events {
         match event {
             Event::Message(result) => {
                 console::log(format_args!("Result from worker: {result}"))?;

@@ -6,7 +6,8 @@
 //! cargo add crossbeam-channel@0.5
 //! ```
 //!
-//! A queue of jobs for four threads:
+//! A queue of jobs for four threads. A job that fails or panics is reported, and does not end its
+//! thread:
 //!
 //! ```rust,ignore
 //! mod worker;
@@ -14,25 +15,38 @@
 //! use std::io::{self, Write};
 //!
 //! use crossbeam_channel::Receiver;
-//! use worker::{Event, ParentPort};
+//! use worker::{BoxError, Event, ParentPort};
 //!
-//! fn square(jobs: &Receiver<u64>, parent_port: &ParentPort<u64>) -> Result<(), io::Error> {
+//! fn square(job: u64) -> Result<u64, String> {
+//!     job.checked_mul(job).ok_or("it is too large".into())
+//! }
+//!
+//! type Done = (u64, Result<u64, BoxError>);
+//!
+//! fn work(jobs: &Receiver<u64>, parent_port: &ParentPort<Done>) -> Result<(), BoxError> {
 //!     for job in jobs {
-//!         parent_port.post_message(job * job);
+//!         parent_port.post_message((job, worker::attempt(|| square(job))));
 //!     }
 //!     Ok(())
 //! }
 //!
 //! fn main() -> io::Result<()> {
 //!     let (queue, jobs) = crossbeam_channel::unbounded();
-//!     let events = worker::start(4, jobs, square)?;
-//!     for job in 1..=100 {
-//!         queue.send(job).expect("a worker still waits for jobs");
+//!     let events = worker::start(4, jobs, work)?;
+//!     for job in (1..=100).chain([u64::MAX]) {
+//!         queue.send(job).expect("no worker ends before");
 //!     }
 //!     // The workers end when the queue is closed and empty.
 //!     drop(queue);
-//!     let results = events.iter().filter(|event| matches!(event, Event::Message(_)));
-//!     writeln!(io::stdout(), "{} results", results.count())
+//!     let mut sum = 0;
+//!     for (_worker, event) in events {
+//!         match event {
+//!             Event::Message((_, Ok(square))) => sum += square,
+//!             Event::Message((job, Err(error))) => writeln!(io::stderr(), "job {job}: {error}")?,
+//!             Event::Error(_) | Event::Exit(_) => {}
+//!         }
+//!     }
+//!     writeln!(io::stdout(), "the sum of the squares: {sum}")
 //! }
 //! ```
 
@@ -48,19 +62,25 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
+/// Any error that may go from one thread to another.
+pub type BoxError = Box<dyn Error + Send + Sync>;
+
 /// What happens in a worker: the events of Node's `Worker`, under its names.
 #[derive(Debug)]
 pub enum Event<T> {
     /// It has posted a message: Node's `'message'`.
     Message(T),
     /// It has failed, by an error or a panic: Node's `'error'`.
-    Error(Box<dyn Error + Send + Sync>),
+    Error(BoxError),
     /// It has ended, with code 1 after an error and else 0: Node's `'exit'`.
     Exit(i32),
 }
 
 /// Where a worker posts its messages: Node's `parentPort`.
-pub struct ParentPort<T>(Sender<Event<T>>);
+pub struct ParentPort<T> {
+    worker: usize,
+    events: Sender<(usize, Event<T>)>,
+}
 
 impl<T> ParentPort<T> {
     /// Posts a message; never waits. Node's `parentPort.postMessage()`.
@@ -70,7 +90,7 @@ impl<T> ParentPort<T> {
 
     fn send(&self, event: Event<T>) {
         // It fails when the receiver has been dropped.
-        let _ = self.0.send(event);
+        let _ = self.events.send((self.worker, event));
     }
 }
 
@@ -79,11 +99,18 @@ impl<T> ParentPort<T> {
 ///
 /// `run` is a function, or a closure with types: `|data: &D, parent_port: &ParentPort<T>| …`.
 ///
-/// Returns their events, in the order in which they happen. The channel ends when all workers
-/// have ended. `worker_data` is shared where Node would copy it.
+/// Returns their events, in the order in which they happen, each with the number of its worker, from
+/// 1 to `count`: Node's `worker.threadId`. The channel ends when all workers have ended.
+/// `worker_data` is shared where Node would copy it.
 ///
-/// A panic prints its message on stderr, as any panic does, and then becomes [`Event::Error`]. With
-/// `panic = "abort"` in the profile, it ends the whole process instead.
+/// To receive an event blocks the thread, and events that nobody receives are kept without a limit.
+/// In an async program, give each job a `tokio::sync::oneshot::Sender` instead: the worker sends the
+/// result to the task that waits for it. Where the queue of jobs is bounded and full, `try_send`
+/// fails at once.
+///
+/// An error or a panic ends its worker: use [`attempt`] for each job of a queue. A panic prints its
+/// message on stderr, as any panic does, and then becomes [`Event::Error`]. With `panic = "abort"` in
+/// the profile, it ends the whole process instead.
 ///
 /// # Errors
 ///
@@ -92,27 +119,23 @@ pub fn start<D, T, E>(
     count: usize,
     worker_data: D,
     run: impl Fn(&D, &ParentPort<T>) -> Result<(), E> + Send + Sync + 'static,
-) -> io::Result<Receiver<Event<T>>>
+) -> io::Result<Receiver<(usize, Event<T>)>>
 where
     D: Send + Sync + 'static,
     T: Send + 'static,
-    E: Into<Box<dyn Error + Send + Sync>>,
+    E: Into<BoxError>,
 {
-    let (sender, events) = unbounded();
+    let (sender, receiver) = unbounded();
     let shared = Arc::new((worker_data, run));
-    for _ in 0..count {
-        let parent_port = ParentPort(sender.clone());
+    for worker in 1..=count {
+        let events = sender.clone();
+        let parent_port = ParentPort { worker, events };
         let shared = shared.clone();
         let thread = move || {
             let (worker_data, run) = &*shared;
-            let ended = catch_unwind(AssertUnwindSafe(|| run(worker_data, &parent_port)));
-            let error = match ended {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.into()),
-                Err(panic) => Some(text_of(&*panic).into()),
-            };
-            let code = i32::from(error.is_some());
-            if let Some(error) = error {
+            let ended = attempt(|| run(worker_data, &parent_port));
+            let code = i32::from(ended.is_err());
+            if let Err(error) = ended {
                 parent_port.send(Event::Error(error));
             }
             parent_port.send(Event::Exit(code));
@@ -124,7 +147,21 @@ where
             )
         })?;
     }
-    Ok(events)
+    Ok(receiver)
+}
+
+/// Does one job of a queue: its error or its panic is returned, and the worker goes on.
+///
+/// What a job that panics has half changed stays so.
+///
+/// # Errors
+///
+/// Those of `job`. A panic becomes an error with its message.
+pub fn attempt<R, E: Into<BoxError>>(job: impl FnOnce() -> Result<R, E>) -> Result<R, BoxError> {
+    match catch_unwind(AssertUnwindSafe(job)) {
+        Ok(done) => done.map_err(Into::into),
+        Err(panic) => Err(text_of(&*panic).into()),
+    }
 }
 
 /// The message of a panic.
@@ -138,14 +175,18 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
 mod tests {
     use std::fmt::Debug;
     use std::panic::panic_any;
+    use std::sync::Barrier;
+    use std::thread::ThreadId;
     use std::time::Duration;
 
     use super::*;
 
     /// The next event, as text. No event takes this long.
-    fn next<T: Debug>(events: &Receiver<Event<T>>) -> String {
-        let event = events.recv_timeout(Duration::from_secs(20));
-        event.map_or_else(|error| format!("{error:?}"), |event| format!("{event:?}"))
+    fn next<T: Debug>(events: &Receiver<(usize, Event<T>)>) -> String {
+        match events.recv_timeout(Duration::from_secs(20)) {
+            Ok((_, event)) => format!("{event:?}"),
+            Err(error) => format!("{error:?}"),
+        }
     }
 
     #[test]
@@ -175,6 +216,51 @@ mod tests {
     }
 
     #[test]
+    fn events_name_their_worker() {
+        let run = |all: &Barrier, parent_port: &ParentPort<ThreadId>| {
+            all.wait();
+            parent_port.post_message(thread::current().id());
+            Err(format!("{:?}", thread::current().id()))
+        };
+        let mut threads = [None; 3];
+        for (worker, event) in start(3, Barrier::new(3), run).unwrap() {
+            let thread = &mut threads[worker - 1];
+            match event {
+                Event::Message(id) => assert!(thread.replace(id).is_none()),
+                Event::Error(id) => assert_eq!(id.to_string(), format!("{:?}", thread.unwrap())),
+                Event::Exit(code) => assert_eq!((code, thread.is_some()), (1, true)),
+            }
+        }
+        assert!(threads.iter().all(Option::is_some));
+    }
+
+    #[test]
+    fn more_bad_jobs_than_workers() {
+        let (queue, jobs) = unbounded();
+        let run = |jobs: &Receiver<u32>, parent_port: &ParentPort<_>| {
+            for job in jobs {
+                let result = attempt(|| match job {
+                    0..5 => Err(format!("{job} is too small")),
+                    5..10 => panic!("{job} is worse"),
+                    _ => Ok(job),
+                });
+                parent_port.post_message(result);
+            }
+            Ok::<_, BoxError>(())
+        };
+        let events = start(2, jobs, run).unwrap();
+        (0..12).for_each(|job| queue.send(job).unwrap());
+        let mut results: Vec<_> = (0..12).map(|_| next(&events)).collect();
+        results.sort_unstable();
+        assert_eq!(results[0], r#"Message(Err("0 is too small"))"#);
+        assert_eq!(results[9], r#"Message(Err("9 is worse"))"#);
+        assert_eq!(results[10..], ["Message(Ok(10))", "Message(Ok(11))"]);
+        drop(queue);
+        assert_eq!(next(&events), "Exit(0)");
+        assert_eq!(next(&events), "Exit(0)");
+    }
+
+    #[test]
     fn panics_are_errors() {
         fn run(number: &i32, _: &ParentPort<()>) -> Result<(), String> {
             match number {
@@ -198,7 +284,7 @@ mod tests {
         let run = move |start: &Receiver<()>, parent_port: &ParentPort<()>| {
             let _ = start.recv();
             parent_port.post_message(());
-            sender.send(Event::Message("posted"))
+            sender.send((1, Event::Message("posted")))
         };
         let (begin, start_work) = unbounded();
         drop(start(1, start_work, run).unwrap());

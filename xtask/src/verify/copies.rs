@@ -42,7 +42,7 @@ pub fn checks() -> Vec<Trial> {
         prints("spawn", "… bytes, exit status: 0\n"),
         prints("exec", "…\t/usr/bin\n"),
         prints("inspect", "{ \"it's\": [ 1, null ] }\n"),
-        prints("worker", "100 results\n"),
+        prints("worker", "the sum of the squares: 338350\n"),
         prints("share", "1000000\n"),
         check("copies::cluster", cluster),
         check_if(

@@ -43,11 +43,7 @@ pub fn checks() -> Vec<Trial> {
         check("hosts::stream_route", stream_route),
         check("hosts::http_stream", http_stream),
         check("hosts::web_socket", web_socket),
-        prints(
-            "jobs",
-            "198 results, the last Some((199, 45))\n\
-             [\"13 is unlucky\", \"14 is worse\"] [0, 0, 1, 1]\n",
-        ),
+        check("hosts::jobs", jobs),
         prints("blocking", "100 sums\n"),
         prints("data", "495000 characters\n"),
         prints("crashes", "4: 2.0\n0: the child has crashed\n9: 3.0\n"),
@@ -180,6 +176,22 @@ fn commands() -> Result<()> {
     let all = ["abort", "drop", "interrupt", "timeout"];
     let expected: Vec<_> = all.map(|name| Ok(format!("cleaned-{name}"))).into();
     same("the marks of the commands", &expected, &marks)
+}
+
+fn jobs() -> Result<()> {
+    let output = run(HOSTS.command("jobs")?)?;
+    same(
+        "stdout",
+        "192 results, the last Some((199, 45))\n",
+        &output.stdout()[..],
+    )?;
+    for job in [13, 63, 113, 163] {
+        for (job, text) in [(job, "unlucky"), (job + 1, "worse")] {
+            let line = format!(": primes below {job}: {job} is {text}\n");
+            ensure!(output.stderr().contains(&line), "no {line:?}");
+        }
+    }
+    output.ended_with_code(0)
 }
 
 /// One of its commands leaves a process that sleeps for 3 seconds.
