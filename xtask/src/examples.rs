@@ -1,9 +1,5 @@
-//! The table of the examples, for building, checking and copying them.
-
-use libtest_mimic::Trial;
-
-use crate::bench::{self, Group};
-use crate::verify;
+//! The table of the examples: facts only. What each part of xtask does with an example is in that
+//! part.
 
 /// An example: a crate in the folder of its name.
 #[derive(Clone, Copy)]
@@ -13,10 +9,6 @@ pub struct Example {
     pub script: &'static str,
     /// What people copy out of it.
     pub files: &'static [File],
-    /// Its own checks.
-    pub checks: fn() -> Vec<Trial>,
-    /// What the bench measures.
-    pub bench: &'static [Group],
 }
 
 /// A file to copy, or a folder with a `mod.rs`.
@@ -38,8 +30,6 @@ pub const SPAWN_LS: Example = Example {
         path: "spawn-ls/src/spawn.rs",
         what: "child_process.spawn(): a command's output as it comes",
     }],
-    checks: verify::spawn_ls::checks,
-    bench: bench::spawn_ls::GROUPS,
 };
 
 pub const EXEC_COUNT: Example = Example {
@@ -50,8 +40,6 @@ pub const EXEC_COUNT: Example = Example {
         path: "exec-count/src/exec.rs",
         what: "child_process.exec() and execFile(): a command's whole output, with limits",
     }],
-    checks: verify::exec_count::checks,
-    bench: bench::exec_count::GROUPS,
 };
 
 pub const FORK_IPC: Example = Example {
@@ -69,8 +57,6 @@ pub const FORK_IPC: Example = Example {
             what: "util.inspect(): a message as console.log prints it",
         },
     ],
-    checks: verify::fork_ipc::checks,
-    bench: bench::fork_ipc::GROUPS,
 };
 
 pub const CLUSTER_HTTP: Example = Example {
@@ -88,8 +74,6 @@ pub const CLUSTER_HTTP: Example = Example {
             what: "http.createServer(): a server that shuts down gracefully",
         },
     ],
-    checks: verify::cluster_http::checks,
-    bench: bench::cluster_http::GROUPS,
 };
 
 pub const WORKER_SUM: Example = Example {
@@ -107,8 +91,6 @@ pub const WORKER_SUM: Example = Example {
             what: "Atomics on a SharedArrayBuffer: a range of work shared by threads",
         },
     ],
-    checks: verify::worker_sum::checks,
-    bench: bench::worker_sum::GROUPS,
 };
 
 pub const EXAMPLES: &[Example] = &[SPAWN_LS, EXEC_COUNT, FORK_IPC, CLUSTER_HTTP, WORKER_SUM];

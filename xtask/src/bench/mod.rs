@@ -5,12 +5,12 @@
 //! the three are measured one after the other, so that a ratio compares samples of the same moment.
 
 mod chart;
-pub mod cluster_http;
-pub mod exec_count;
-pub mod fork_ipc;
+mod cluster_http;
+mod exec_count;
+mod fork_ipc;
 mod report;
-pub mod spawn_ls;
-pub mod worker_sum;
+mod spawn_ls;
+mod worker_sum;
 
 use std::io::{BufRead, BufReader, Lines, Write, stdout};
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use os_pipe::PipeReader;
 use tempfile::TempDir;
 
-use crate::examples::{EXAMPLES, Example};
+use crate::examples::Example;
 use crate::harness::programs::{Runtime, build, cargo, executables};
 use crate::harness::run::{Running, Sweep, start_on};
 
@@ -74,6 +74,15 @@ const fn gain(name: &'static str, unit: &'static str) -> Row {
     let kind = Kind::Gain;
     Row { name, unit, kind }
 }
+
+/// What is measured of each example.
+const GROUPS: [&[Group]; 5] = [
+    spawn_ls::GROUPS,
+    exec_count::GROUPS,
+    fork_ipc::GROUPS,
+    cluster_http::GROUPS,
+    worker_sum::GROUPS,
+];
 
 /// Rows that are measured together.
 pub struct Group {
@@ -135,7 +144,7 @@ pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
 ///
 /// When there are none.
 fn select(filter: &str) -> Result<Vec<&'static Group>> {
-    let groups = || EXAMPLES.iter().flat_map(|example| example.bench);
+    let groups = || GROUPS.into_iter().flatten();
     let rows = || groups().flat_map(|group| group.rows);
     if !rows().any(|row| row.name.contains(filter)) {
         let names: Vec<_> = rows().map(|row| row.name).collect();

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use tempfile::TempDir;
 
-use super::wait_for;
+use super::wait::wait_for;
 
 /// Numbered gates. Each is a file in one temporary folder.
 pub struct Gates(TempDir);

@@ -8,7 +8,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use os_pipe::{PipeReader, PipeWriter, pipe};
 
-use super::{LIMIT, wait_until};
+use super::wait::{LIMIT, wait_until};
 
 pub struct Pipe {
     reader: BufReader<Reader>,

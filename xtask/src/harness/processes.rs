@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd;
 use sysinfo::{Pid, ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System, UpdateKind};
 
-use super::wait_until;
+use super::wait::wait_until;
 
 pub fn signal_to(pid: u32, signal: Signal) -> Result<()> {
     kill(unistd::Pid::from_raw(i32::try_from(pid)?), signal)
@@ -47,6 +47,14 @@ pub fn memory(pid: u32) -> Result<f64> {
     let refresh = ProcessRefreshKind::nothing().with_memory();
     let bytes = look(pid, refresh, sysinfo::Process::memory)?;
     Ok(bytes as f64 / f64::from(1 << 20))
+}
+
+/// The command line of a process, with its id.
+pub fn command_line(pid: u32) -> String {
+    let refresh = ProcessRefreshKind::nothing().with_cmd(UpdateKind::Always);
+    let words = look(pid, refresh, |process| process.cmd().join(" ".as_ref()));
+    let words = words.unwrap_or_default();
+    format!("'{}' (process {pid})", words.to_string_lossy())
 }
 
 /// How long a process has run on a CPU.

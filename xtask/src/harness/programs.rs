@@ -67,6 +67,20 @@ impl Example {
         &built[self.name]
     }
 
+    /// Its command. Its stdin is a pipe that stays open and to which nothing is written.
+    pub fn rust_command(&self) -> Command {
+        let mut command = Command::new(self.program());
+        command.stdin(Stdio::piped());
+        command
+    }
+
+    /// The command of the program for Node, with the same stdin.
+    pub fn node_command(&self) -> Command {
+        let mut command = self.node();
+        command.stdin(Stdio::piped());
+        command
+    }
+
     /// The same program for Node, as a command.
     pub fn node(&self) -> Command {
         let mut node = Command::new("node");

@@ -22,8 +22,9 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::pipes::Pipe;
-use super::processes::{cpu_time, is_running, signal_to, with_variable};
-use super::{same, wait_for, wait_until};
+use super::processes::{command_line, cpu_time, is_running, signal_to, with_variable};
+use super::same::same;
+use super::wait::{wait_for, wait_until};
 
 /// The variable that marks all processes that a check starts. It holds the id of this process and
 /// a counter.
@@ -117,6 +118,8 @@ impl Sweep {
         let folder = TempDir::new()?.keep();
         // SAFETY: the caller promises that.
         unsafe {
+            // An error then knows which line of a check it comes from.
+            env::set_var("RUST_LIB_BACKTRACE", "1");
             env::set_var(MARK, format!("{}-", process::id()));
             env::set_var("TMPDIR", &folder);
         }
@@ -289,6 +292,10 @@ impl Running {
         let status = status.with_context(|| self.so_far())?;
         wait_until("all that the program has started to end", || {
             Ok(with_variable(&self.mark).is_empty())
+        })
+        .with_context(|| {
+            let left = with_variable(&self.mark).into_iter().map(command_line);
+            format!("left running: {}", left.collect::<Vec<_>>().join(", "))
         })?;
         Ok(Output {
             stdout: self.stdout.all(),

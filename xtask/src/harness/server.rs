@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::http::{Client, free_port};
 use super::run::{Running, start};
-use super::{wait_for, wait_until};
+use super::wait::{wait_for, wait_until};
 
 pub struct Server {
     pub program: Running,

@@ -10,11 +10,10 @@ use std::process::{Command, Stdio};
 use std::sync::{LazyLock, OnceLock};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::{check, check_if, check_with};
+use super::suite::Suite;
 use crate::copy::{Header, copy, requirements};
 use crate::examples::{EXAMPLES, Example, FORK_IPC, File, SPAWN_LS, WORKER_SUM, files};
 use crate::harness::http::Client;
@@ -27,57 +26,164 @@ use crate::harness::{LIMIT, same, wait_for};
 const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3000);
 
 /// Starts first, because it takes long: it makes the packages.
-pub fn lint() -> Trial {
-    check("copies::edition_2021", || PASTED_2021.succeeds(LINT))
+pub fn lint(suite: &Suite) {
+    suite.check("edition_2021", || PASTED_2021.succeeds(LINT));
 }
 
-pub fn checks() -> Vec<Trial> {
-    let mut checks = vec![
-        check("copies::file_that_differs", file_that_differs),
-        check("copies::no_package", no_package),
-        check("copies::crates_in_the_package", crates_in_the_package),
-        check("copies::versions", versions),
-        // It fails when a new version of a crate breaks a copied file.
-        check("copies::newest_versions", newest_versions).with_ignored_flag(true),
-        prints("spawn", "… bytes, exit status: 0\n"),
-        prints("exec", "…\t/usr/bin\n"),
-        prints("inspect", "{ \"it's\": [ 1, null ] }\n"),
-        prints("worker", "the sum of the squares: 338350\n"),
-        prints("share", "1000000\n"),
-        check("copies::cluster", cluster),
-        check_if(
-            TcpStream::connect(HTTP).is_err(),
-            "another program has port 3000",
-            "copies::http",
-            http,
-        ),
-        check_with(Runtime::Node, "copies::ipc::forks_node", ipc_forks_node),
-        check_with(
-            Runtime::Node,
-            "copies::ipc::is_forked_by_node",
-            ipc_is_forked_by_node,
-        ),
-    ];
+pub fn checks(suite: &Suite) {
+    suite.check("file_that_differs", || {
+        let package = TempDir::new()?;
+        fs::write(package.path().join("Cargo.toml"), [])?;
+        // It needs no crate.
+        let file = WORKER_SUM.files[1];
+        copy(&[file], package.path())?;
+        // The same file may be there.
+        copy(&[file], package.path())?;
+        let there = package.path().join("src/share.rs");
+        fs::write(&there, "// mine\n")?;
+        let error = "src/share.rs is there already, and differs";
+        is_refused(file, package.path(), error)?;
+        same("the file", "// mine\n", &fs::read_to_string(there)?)
+    });
+
+    suite.check("no_package", || {
+        let folder = TempDir::new()?;
+        let error = "Cargo.toml is not there: DIR has to be a package";
+        is_refused(SPAWN_LS.files[0], folder.path(), error)?;
+        same("what is there", &0, &fs::read_dir(folder.path())?.count())
+    });
+
+    // A package that has two of the crates already.
+    suite.check("crates_in_the_package", || {
+        let package = TempDir::new()?;
+        let manifest = package.path().join("Cargo.toml");
+        let text = "[package]\nname = \"a\"\n[dependencies]\nnix = \"0.31\"\nserde_json = \"1\"\n";
+        fs::write(&manifest, text)?;
+        fs::create_dir(package.path().join("src"))?;
+        fs::write(package.path().join("src/lib.rs"), "")?;
+        let mut command = Command::new(env::current_exe()?);
+        command.args(["copy", "ipc"]).arg(package.path());
+        let output = run(command)?;
+        let checked = requirements(&root().join(FORK_IPC.name))?;
+        let nix = &checked["nix"];
+        output.ended_with(
+            &format!("It was checked with nix {nix}. The package has 0.31.\n"),
+            0,
+        )?;
+        let requirements = requirements(package.path())?;
+        same("nix", "0.31", &requirements["nix"][..])?;
+        same(
+            "serde_json",
+            &checked["serde_json"],
+            &requirements["serde_json"],
+        )
+    });
+
+    // The headers and the host programs name the versions of the examples, which the lock file is for.
+    suite.check("versions", || {
+        let hosts = requirements(&root().join("xtask/hosts"))?;
+        for example in EXAMPLES {
+            let checked = requirements(&root().join(example.name))?;
+            for file in example.files {
+                for needed in Header::of(file)?.crates {
+                    let version = checked.get(&needed.name);
+                    same(file.name, &version, &Some(&needed.version))?;
+                    same("xtask/hosts", &version, &hosts.get(&needed.name))?;
+                }
+            }
+        }
+        Ok(())
+    });
+
+    // Also versions that are not compatible with those that were checked.
+    suite.on_request().check("newest_versions", || {
+        let folder = pasted("pasted-newest", "2024", &files().collect::<Vec<_>>())?;
+        let manifest = folder.join("Cargo.toml");
+        let text = fs::read_to_string(&manifest)?;
+        let (package, crates) = text.split_once("[dependencies]").context("no crates")?;
+        let crates = crates.replace("= \"", "= \">=");
+        fs::write(manifest, format!("{package}[dependencies]{crates}"))?;
+        succeeds(cargo_in(&folder)?.args(["update", "--quiet"]))?;
+        succeeds(cargo_in(&folder)?.args(["check", "--quiet", "--all-targets"]))
+    });
+
+    suite.check("cluster", || {
+        let program = start(PASTED_2021.command("cluster_0")?)?;
+        let address = program.wait_for_address()?;
+        for _ in 0..3 {
+            let mut answer = String::new();
+            let mut client = TcpStream::connect(address)?;
+            client.set_read_timeout(Some(LIMIT))?;
+            client.read_to_string(&mut answer)?;
+            same("answer", "hello\n", &answer)?;
+        }
+        program.signal(Signal::SIGTERM)?;
+        program.finish()?.ended_with_code(0)
+    });
+
+    let is_free = TcpStream::connect(HTTP).is_err();
+    suite
+        .only_if(is_free, "another program has port 3000")
+        .check("http", || {
+            let program = start(PASTED_2021.command("http_0")?)?;
+            let mut client = wait_for("it to listen", || Ok(Client::connect(HTTP).ok()))?;
+            same("body", "hello\n", &client.get()?.body)?;
+            program.signal(Signal::SIGINT)?;
+            ensure!(client.is_closed(), "the connection stays open");
+            program.finish()?.ended_with("", 0)
+        });
+
+    suite.with(Runtime::Node).check("ipc::forks_node", || {
+        let folder = TempDir::new()?;
+        fs::copy(peer("echo.mjs"), folder.path().join("child.js"))?;
+        fs::write(folder.path().join("package.json"), r#"{"type":"module"}"#)?;
+        let mut command = PASTED_2021.command("ipc_0")?;
+        command.current_dir(folder.path());
+        run(command)?
+            .printed("the child answers {\"hello\":\"world\"}\nthe child ended: exit status: 0\n")
+    });
+
+    suite
+        .with(Runtime::Node)
+        .check("ipc::is_forked_by_node", || {
+            let script = "
+            const child = require('child_process')
+                .fork('argument', { execPath: process.argv[1], execArgv: [] });
+            child.on('message', (message) => { console.log(message); child.disconnect(); });
+            child.send('hi');
+        ";
+            let mut node = Command::new("node");
+            node.args(["--eval", script])
+                .arg(PASTED_2021.program("ipc_1")?)
+                .stdin(Stdio::null());
+            run(node)?.printed("{ heard: 'hi' }\n")
+        });
+
+    // The programs in the headers of the other files.
+    for (file, stdout) in [
+        ("spawn", "… bytes, exit status: 0\n"),
+        ("exec", "…\t/usr/bin\n"),
+        ("inspect", "{ \"it's\": [ 1, null ] }\n"),
+        ("worker", "the sum of the squares: 338350\n"),
+        ("share", "1000000\n"),
+    ] {
+        suite.check(file, move || {
+            PASTED_2021.prints(&format!("{file}_0"), stdout)
+        });
+    }
+
     // The edition of the examples. The crates of one file must not come from another file's header.
-    checks.extend(files().map(|file| {
-        check(format!("copies::edition_2024::{}", file.name), move || {
+    for file in files() {
+        suite.check(format!("edition_2024::{}", file.name), move || {
             let folder = pasted(&format!("pasted-{}", file.name), "2024", &[file])?;
             succeeds(cargo_in(&folder)?.args(LINT.split(' ')))
-        })
-    }));
-    checks.extend(EXAMPLES.iter().map(|example| {
-        check(format!("copies::alone::{}", example.name), || {
-            alone(example)
-        })
-    }));
-    checks
-}
+        });
+    }
 
-/// A check of the program in a file's header.
-fn prints(file: &'static str, stdout: &'static str) -> Trial {
-    check(format!("copies::{file}"), move || {
-        PASTED_2021.prints(&format!("{file}_0"), stdout)
-    })
+    // An example's folder builds where nothing of the workspace is.
+    for example in EXAMPLES {
+        suite.check(format!("alone::{}", example.name), || alone(example));
+    }
 }
 
 /// A package that people paste the files into. It is made once, in a folder that stays for the next
@@ -175,133 +281,10 @@ fn pasted(name: &str, edition: &str, files: &[File]) -> Result<PathBuf> {
     })
 }
 
-fn file_that_differs() -> Result<()> {
-    let package = TempDir::new()?;
-    fs::write(package.path().join("Cargo.toml"), [])?;
-    // It needs no crate.
-    let file = WORKER_SUM.files[1];
-    copy(&[file], package.path())?;
-    // The same file may be there.
-    copy(&[file], package.path())?;
-    let there = package.path().join("src/share.rs");
-    fs::write(&there, "// mine\n")?;
-    let error = "src/share.rs is there already, and differs";
-    is_refused(file, package.path(), error)?;
-    same("the file", "// mine\n", &fs::read_to_string(there)?)
-}
-
-fn no_package() -> Result<()> {
-    let folder = TempDir::new()?;
-    let error = "Cargo.toml is not there: DIR has to be a package";
-    is_refused(SPAWN_LS.files[0], folder.path(), error)?;
-    same("what is there", &0, &fs::read_dir(folder.path())?.count())
-}
-
 fn is_refused(file: File, folder: &Path, end: &str) -> Result<()> {
     let error = copy(&[file], folder).err().context("it was copied")?;
     ensure!(error.to_string().ends_with(end), "{error}");
     Ok(())
-}
-
-/// A package that has two of the crates already.
-fn crates_in_the_package() -> Result<()> {
-    let package = TempDir::new()?;
-    let manifest = package.path().join("Cargo.toml");
-    let text = "[package]\nname = \"a\"\n[dependencies]\nnix = \"0.31\"\nserde_json = \"1\"\n";
-    fs::write(&manifest, text)?;
-    fs::create_dir(package.path().join("src"))?;
-    fs::write(package.path().join("src/lib.rs"), "")?;
-    let mut command = Command::new(env::current_exe()?);
-    command.args(["copy", "ipc"]).arg(package.path());
-    let output = run(command)?;
-    let checked = requirements(&root().join(FORK_IPC.name))?;
-    let nix = &checked["nix"];
-    output.ended_with(
-        &format!("It was checked with nix {nix}. The package has 0.31.\n"),
-        0,
-    )?;
-    let requirements = requirements(package.path())?;
-    same("nix", "0.31", &requirements["nix"][..])?;
-    same(
-        "serde_json",
-        &checked["serde_json"],
-        &requirements["serde_json"],
-    )
-}
-
-/// The headers and the host programs name the versions of the examples, which the lock file is for.
-fn versions() -> Result<()> {
-    let hosts = requirements(&root().join("xtask/hosts"))?;
-    for example in EXAMPLES {
-        let checked = requirements(&root().join(example.name))?;
-        for file in example.files {
-            for needed in Header::of(file)?.crates {
-                let version = checked.get(&needed.name);
-                same(file.name, &version, &Some(&needed.version))?;
-                same("xtask/hosts", &version, &hosts.get(&needed.name))?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Also versions that are not compatible with those that were checked.
-fn newest_versions() -> Result<()> {
-    let folder = pasted("pasted-newest", "2024", &files().collect::<Vec<_>>())?;
-    let manifest = folder.join("Cargo.toml");
-    let text = fs::read_to_string(&manifest)?;
-    let (package, crates) = text.split_once("[dependencies]").context("no crates")?;
-    let crates = crates.replace("= \"", "= \">=");
-    fs::write(manifest, format!("{package}[dependencies]{crates}"))?;
-    succeeds(cargo_in(&folder)?.args(["update", "--quiet"]))?;
-    succeeds(cargo_in(&folder)?.args(["check", "--quiet", "--all-targets"]))
-}
-
-fn cluster() -> Result<()> {
-    let program = start(PASTED_2021.command("cluster_0")?)?;
-    let address = program.wait_for_address()?;
-    for _ in 0..3 {
-        let mut answer = String::new();
-        let mut client = TcpStream::connect(address)?;
-        client.set_read_timeout(Some(LIMIT))?;
-        client.read_to_string(&mut answer)?;
-        same("answer", "hello\n", &answer)?;
-    }
-    program.signal(Signal::SIGTERM)?;
-    program.finish()?.ended_with_code(0)
-}
-
-fn http() -> Result<()> {
-    let program = start(PASTED_2021.command("http_0")?)?;
-    let mut client = wait_for("it to listen", || Ok(Client::connect(HTTP).ok()))?;
-    same("body", "hello\n", &client.get()?.body)?;
-    program.signal(Signal::SIGINT)?;
-    ensure!(client.is_closed(), "the connection stays open");
-    program.finish()?.ended_with("", 0)
-}
-
-fn ipc_forks_node() -> Result<()> {
-    let folder = TempDir::new()?;
-    fs::copy(peer("echo.mjs"), folder.path().join("child.js"))?;
-    fs::write(folder.path().join("package.json"), r#"{"type":"module"}"#)?;
-    let mut command = PASTED_2021.command("ipc_0")?;
-    command.current_dir(folder.path());
-    run(command)?
-        .printed("the child answers {\"hello\":\"world\"}\nthe child ended: exit status: 0\n")
-}
-
-fn ipc_is_forked_by_node() -> Result<()> {
-    let script = "
-        const child = require('child_process')
-            .fork('argument', { execPath: process.argv[1], execArgv: [] });
-        child.on('message', (message) => { console.log(message); child.disconnect(); });
-        child.send('hi');
-    ";
-    let mut node = Command::new("node");
-    node.args(["--eval", script])
-        .arg(PASTED_2021.program("ipc_1")?)
-        .stdin(Stdio::null());
-    run(node)?.printed("{ heard: 'hi' }\n")
 }
 
 /// An example's folder builds where nothing of the workspace is.

@@ -8,16 +8,14 @@ use std::str;
 
 use anyhow::{Context, Result};
 use fastrand::Rng;
-use libtest_mimic::Trial;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use super::case::scenarios;
-use super::check_with;
 use super::fork_ipc::file_of;
 use super::inspect::inspect;
 use super::settings::{SEED, settings};
-use crate::examples::{EXEC_COUNT, SPAWN_LS};
+use super::suite::Suite;
+use crate::examples::{EXEC_COUNT, FORK_IPC, SPAWN_LS};
 use crate::harness::gate::Gates;
 use crate::harness::programs::{Runtime, peer};
 use crate::harness::run::{run, start};
@@ -36,19 +34,24 @@ const SCRIPTS: usize = 12;
 
 const MESSAGES: usize = 5_000;
 
-pub fn checks() -> Vec<Trial> {
+pub fn checks(suite: &Suite) {
     eprintln!(
         "{SEED}={} repeats the generated cases of this run",
         settings().seed
     );
-    let mut checks = SPAWN_LS.scenarios_of_both("generated::", scenarios![pieces]);
-    checks.extend(EXEC_COUNT.scenarios_of_both("generated::", scenarios![output]));
-    checks.push(check_with(
-        Runtime::Node,
-        "fork-ipc::generated::messages",
-        messages,
-    ));
-    checks
+    suite
+        .example(SPAWN_LS)
+        .group("generated")
+        .both("pieces", pieces);
+    suite
+        .example(EXEC_COUNT)
+        .group("generated")
+        .both("output", output);
+    suite
+        .example(FORK_IPC)
+        .group("generated")
+        .with(Runtime::Node)
+        .check("messages", messages);
 }
 
 /// A shell script that writes some pieces, and ends in some way.

@@ -7,57 +7,224 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{check, check_if, check_with};
+use super::copies::Package;
+use super::suite::Suite;
 use crate::harness::http::{Client, GET};
 use crate::harness::processes::{children, wait_until_ended};
 use crate::harness::programs::{Runtime, cargo, peer};
 use crate::harness::run::{Running, run, start};
 use crate::harness::{same, takes_less_than, wait_for, wait_until};
 use crate::host;
-use crate::verify::copies::Package;
 
 /// Starts first, because it takes long: it makes the package.
-pub fn format() -> Trial {
+pub fn format(suite: &Suite) {
     let rustfmt = cargo().args(["fmt", "--version"]).output();
-    check_if(
-        rustfmt.is_ok_and(|output| output.status.success()),
-        "rustfmt is not installed",
-        "hosts::format",
-        || HOSTS.succeeds("fmt --check"),
-    )
+    let is_there = rustfmt.is_ok_and(|output| output.status.success());
+    suite
+        .only_if(is_there, "rustfmt is not installed")
+        .check("format", || HOSTS.succeeds("fmt --check"));
 }
 
-pub fn checks() -> Vec<Trial> {
-    vec![
-        check("hosts::axum_service", axum_service),
-        check_with(Runtime::Node, "hosts::node_backend", node_backend),
-        check_with(Runtime::Node, "hosts::node_worker", node_worker),
-        check("hosts::commands", commands),
-        check("hosts::stream", stream),
-        check("hosts::one_thread", one_thread),
-        check("hosts::stream_route", stream_route),
-        check("hosts::http_stream", http_stream),
-        check("hosts::web_socket", web_socket),
-        check("hosts::jobs", jobs),
-        prints("blocking", "100 sums\n"),
-        prints("data", "495000 characters\n"),
-        prints("crashes", "4: 2.0\n0: the child has crashed\n9: 3.0\n"),
-    ]
-}
+pub fn checks(suite: &Suite) {
+    suite.check("axum_service", || {
+        let program = start_axum_service()?;
+        let mut slow = greeted_client(&program)?;
+        let first = slow.get_at("/pid")?.body;
+        let (second, mut other) = wait_for("the other worker to answer", || {
+            let mut other = client_of(&program)?;
+            let pid = other.get_at("/pid")?.body;
+            Ok((pid != first).then_some((pid, other)))
+        })?;
 
-fn prints(program: &'static str, stdout: &'static str) -> Trial {
-    check(format!("hosts::{program}"), move || {
-        HOSTS.prints(program, stdout)
-    })
+        // A request is in flight when a worker has begun to answer it.
+        let mut requests = 0;
+        let mut begin_slow_request = |client: &mut Client| -> Result<()> {
+            client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")?;
+            requests += 1;
+            wait_until("the slow request to begin", || {
+                let begun = program.stderr().matches("slow request\n").count();
+                Ok(begun == requests)
+            })
+        };
+
+        // A crash takes the connections of its worker, and no others.
+        begin_slow_request(&mut slow)?;
+        ensure!(other.get_at("/abort").is_err(), "the worker did not crash");
+        program.wait_for_stderr(&format!("Exit {{ pid: {second}, "))?;
+        same("status of the slow request", &200, &slow.answer()?.status)?;
+        greeted_client(&program)?;
+
+        // A rolling restart lets the slow request end.
+        begin_slow_request(&mut slow)?;
+        program.signal(Signal::SIGHUP)?;
+        same("status of the slow request", &200, &slow.answer()?.status)?;
+        program.wait_for_stderr(&format!("Replaced {{ pid: {first} }}"))?;
+        wait_until("both workers to be replaced", || {
+            Ok(program.stderr().matches("Replaced").count() == 2)
+        })?;
+        greeted_client(&program)?;
+
+        // So does a shutdown.
+        let mut slow = client_of(&program)?;
+        begin_slow_request(&mut slow)?;
+        let _asks_more = greeted_client(&program)?;
+        program.signal(Signal::SIGTERM)?;
+        same("status of the slow request", &200, &slow.answer()?.status)?;
+        program.finish()?.ended_with_code(0)
+    });
+
+    // The child answers some questions later than others.
+    suite.with(Runtime::Node).check("node_backend", || {
+        let mut command = HOSTS.command("node_backend")?;
+        command.arg(peer("backend.mjs"));
+        let program = start(command)?;
+        let ask = |mut client: Client, word: &str| -> Result<Value> {
+            let body = client.get_at(&format!("/?word={word}"))?.body;
+            Ok(serde_json::from_str(&body)?)
+        };
+        let slow = client_of(&program)?;
+        let start = Instant::now();
+        let slow = thread::spawn(move || ask(slow, "slow").map(|answer| (answer, start.elapsed())));
+        let fast = ask(client_of(&program)?, "fast")?;
+        let fast_after = start.elapsed();
+        let (slow, slow_after) = slow.join().expect("it does not panic")?;
+        same("answer", &json!({ "type": "length", "value": 4 }), &fast)?;
+        same(
+            "slow answer",
+            &json!({ "type": "ratio", "value": 0.25 }),
+            &slow,
+        )?;
+        ensure!(fast_after < slow_after, "the fast answer came last");
+        let request = "/?word=exit";
+        let status = client_of(&program)?.get_at(request)?.status;
+        same("status when the child exits", &502, &status)?;
+        // The child ends with the channel.
+        program.signal(Signal::SIGTERM)?;
+        program.finish()?.ended_by(Signal::SIGTERM)
+    });
+
+    suite.with(Runtime::Node).check("node_worker", || {
+        let mut node = Command::new("node");
+        node.arg(peer("server.mjs"))
+            .arg(HOSTS.program("node_worker")?)
+            .stdin(Stdio::null());
+        run(node)?.printed("[ 12586269025, 10, 55 ]\n")
+    });
+
+    suite.check("commands", || {
+        let folder = TempDir::new()?;
+        let mut command = HOSTS.command("commands")?;
+        command.arg(folder.path());
+        let program = start(command)?;
+        program.wait_for_stdout("waiting\n")?;
+        program.signal(Signal::SIGINT)?;
+        program.finish()?.ended_by(Signal::SIGINT)?;
+        let marks = fs::read_dir(folder.path())?.map(|mark| Ok(mark?.file_name().into_string()));
+        let mut marks: Vec<_> = marks.collect::<Result<_>>()?;
+        marks.sort();
+        let all = ["abort", "drop", "interrupt", "timeout"];
+        let expected: Vec<_> = all.map(|name| Ok(format!("cleaned-{name}"))).into();
+        same("the marks of the commands", &expected, &marks)
+    });
+
+    // One of its commands leaves a process that sleeps for 3 seconds.
+    suite.check("stream", || {
+        let command = HOSTS.command("stream")?;
+        let start = Instant::now();
+        run(command)?.printed("10000000 bytes\n")?;
+        takes_less_than(20, start)
+    });
+
+    suite.check("one_thread", || {
+        let program = start(HOSTS.command("one_thread")?)?;
+        let ask = |_| Ok(client_of(&program)?.get()?.body.parse()?);
+        let mut numbers: Vec<u32> = (0..20).map(ask).collect::<Result<_>>()?;
+        numbers.sort_unstable();
+        same("the numbers", &(1..=20).collect::<Vec<_>>(), &numbers)
+    });
+
+    // A client that has got all of a short output, and one that goes before the end of a long one.
+    suite.check("stream_route", || {
+        let mut command = HOSTS.command("stream_route")?;
+        command.args(["sh", "-c", "echo a; echo b >&2; echo c"]);
+        let program = start(command)?;
+        same("body", "a\nc\n", &client_of(&program)?.get()?.body)?;
+        drop(program);
+
+        let mut command = HOSTS.command("stream_route")?;
+        command.arg("yes");
+        let program = start(command)?;
+        let mut client = client_of(&program)?;
+        client.send(GET)?;
+        let yes = wait_for("the command to run", || {
+            Ok(children(program.pid()).first().copied())
+        })?;
+        drop(client);
+        wait_until_ended(yes)
+    });
+
+    // The first piece of the body comes back before the client has sent the second.
+    suite.check("http_stream", || {
+        let program = start(HOSTS.command("http_stream")?)?;
+        let mut client = client_of(&program)?;
+        client
+            .send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")?;
+        same("status", &200, &client.answer_to("HEAD")?.status)?;
+        same("first piece", b"1\r\na\r\n", &client.receive()?)?;
+        client.send("1\r\nb\r\n0\r\n\r\n")?;
+        same("the rest", b"1\r\nb\r\n0\r\n\r\n", &client.receive()?)
+    });
+
+    // A message of one character, from the client with a mask of zeros.
+    suite.check("web_socket", || {
+        let program = start_axum_service()?;
+        let mut client = client_of(&program)?;
+        client.send(
+            "GET /socket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
+             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n",
+        )?;
+        same("status", &101, &client.answer_to("HEAD")?.status)?;
+        client.send(b"\x81\x81\0\0\0\0a")?;
+        same("echo", b"\x81\x01a", &client.receive()?)
+    });
+
+    suite.check("jobs", || {
+        let output = run(HOSTS.command("jobs")?)?;
+        same(
+            "stdout",
+            "192 results, the last Some((199, 45))\n",
+            &output.stdout()[..],
+        )?;
+        for job in [13, 63, 113, 163] {
+            for (job, text) in [(job, "unlucky"), (job + 1, "worse")] {
+                let line = format!(": primes below {job}: {job} is {text}\n");
+                ensure!(output.stderr().contains(&line), "no {line:?}");
+            }
+        }
+        output.ended_with_code(0)
+    });
+
+    suite.check("blocking", || HOSTS.prints("blocking", "100 sums\n"));
+
+    suite.check("data", || HOSTS.prints("data", "495000 characters\n"));
+
+    suite.check("crashes", || {
+        HOSTS.prints("crashes", "4: 2.0\n0: the child has crashed\n9: 3.0\n")
+    });
 }
 
 /// The package of the host programs, with the files copied into it.
 static HOSTS: Package = Package::new(host::lay_out);
+
+/// Builds the programs.
+pub fn build() -> Result<()> {
+    HOSTS.program("data").map(drop)
+}
 
 /// A new client of the program.
 fn client_of(program: &Running) -> Result<Client> {
@@ -75,182 +242,4 @@ fn greeted_client(program: &Running) -> Result<Client> {
     let mut client = client_of(program)?;
     same("answer", "hi", &client.get()?.body)?;
     Ok(client)
-}
-
-fn axum_service() -> Result<()> {
-    let program = start_axum_service()?;
-    let mut slow = greeted_client(&program)?;
-    let first = slow.get_at("/pid")?.body;
-    let (second, mut other) = wait_for("the other worker to answer", || {
-        let mut other = client_of(&program)?;
-        let pid = other.get_at("/pid")?.body;
-        Ok((pid != first).then_some((pid, other)))
-    })?;
-
-    // A request is in flight when a worker has begun to answer it.
-    let mut requests = 0;
-    let mut begin_slow_request = |client: &mut Client| -> Result<()> {
-        client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")?;
-        requests += 1;
-        wait_until("the slow request to begin", || {
-            let begun = program.stderr().matches("slow request\n").count();
-            Ok(begun == requests)
-        })
-    };
-
-    // A crash takes the connections of its worker, and no others.
-    begin_slow_request(&mut slow)?;
-    ensure!(other.get_at("/abort").is_err(), "the worker did not crash");
-    program.wait_for_stderr(&format!("Exit {{ pid: {second}, "))?;
-    same("status of the slow request", &200, &slow.answer()?.status)?;
-    greeted_client(&program)?;
-
-    // A rolling restart lets the slow request end.
-    begin_slow_request(&mut slow)?;
-    program.signal(Signal::SIGHUP)?;
-    same("status of the slow request", &200, &slow.answer()?.status)?;
-    program.wait_for_stderr(&format!("Replaced {{ pid: {first} }}"))?;
-    wait_until("both workers to be replaced", || {
-        Ok(program.stderr().matches("Replaced").count() == 2)
-    })?;
-    greeted_client(&program)?;
-
-    // So does a shutdown.
-    let mut slow = client_of(&program)?;
-    begin_slow_request(&mut slow)?;
-    let _asks_more = greeted_client(&program)?;
-    program.signal(Signal::SIGTERM)?;
-    same("status of the slow request", &200, &slow.answer()?.status)?;
-    program.finish()?.ended_with_code(0)
-}
-
-/// The child answers some questions later than others.
-fn node_backend() -> Result<()> {
-    let mut command = HOSTS.command("node_backend")?;
-    command.arg(peer("backend.mjs"));
-    let program = start(command)?;
-    let ask = |mut client: Client, word: &str| -> Result<Value> {
-        let body = client.get_at(&format!("/?word={word}"))?.body;
-        Ok(serde_json::from_str(&body)?)
-    };
-    let slow = client_of(&program)?;
-    let start = Instant::now();
-    let slow = thread::spawn(move || ask(slow, "slow").map(|answer| (answer, start.elapsed())));
-    let fast = ask(client_of(&program)?, "fast")?;
-    let fast_after = start.elapsed();
-    let (slow, slow_after) = slow.join().expect("it does not panic")?;
-    same("answer", &json!({ "type": "length", "value": 4 }), &fast)?;
-    same(
-        "slow answer",
-        &json!({ "type": "ratio", "value": 0.25 }),
-        &slow,
-    )?;
-    ensure!(fast_after < slow_after, "the fast answer came last");
-    let request = "/?word=exit";
-    let status = client_of(&program)?.get_at(request)?.status;
-    same("status when the child exits", &502, &status)?;
-    // The child ends with the channel.
-    program.signal(Signal::SIGTERM)?;
-    program.finish()?.ended_by(Signal::SIGTERM)
-}
-
-fn node_worker() -> Result<()> {
-    let mut node = Command::new("node");
-    node.arg(peer("server.mjs"))
-        .arg(HOSTS.program("node_worker")?)
-        .stdin(Stdio::null());
-    run(node)?.printed("[ 12586269025, 10, 55 ]\n")
-}
-
-fn commands() -> Result<()> {
-    let folder = TempDir::new()?;
-    let mut command = HOSTS.command("commands")?;
-    command.arg(folder.path());
-    let program = start(command)?;
-    program.wait_for_stdout("waiting\n")?;
-    program.signal(Signal::SIGINT)?;
-    program.finish()?.ended_by(Signal::SIGINT)?;
-    let marks = fs::read_dir(folder.path())?.map(|mark| Ok(mark?.file_name().into_string()));
-    let mut marks: Vec<_> = marks.collect::<Result<_>>()?;
-    marks.sort();
-    let all = ["abort", "drop", "interrupt", "timeout"];
-    let expected: Vec<_> = all.map(|name| Ok(format!("cleaned-{name}"))).into();
-    same("the marks of the commands", &expected, &marks)
-}
-
-fn jobs() -> Result<()> {
-    let output = run(HOSTS.command("jobs")?)?;
-    same(
-        "stdout",
-        "192 results, the last Some((199, 45))\n",
-        &output.stdout()[..],
-    )?;
-    for job in [13, 63, 113, 163] {
-        for (job, text) in [(job, "unlucky"), (job + 1, "worse")] {
-            let line = format!(": primes below {job}: {job} is {text}\n");
-            ensure!(output.stderr().contains(&line), "no {line:?}");
-        }
-    }
-    output.ended_with_code(0)
-}
-
-/// One of its commands leaves a process that sleeps for 3 seconds.
-fn stream() -> Result<()> {
-    let command = HOSTS.command("stream")?;
-    let start = Instant::now();
-    run(command)?.printed("10000000 bytes\n")?;
-    takes_less_than(20, start)
-}
-
-fn one_thread() -> Result<()> {
-    let program = start(HOSTS.command("one_thread")?)?;
-    let ask = |_| Ok(client_of(&program)?.get()?.body.parse()?);
-    let mut numbers: Vec<u32> = (0..20).map(ask).collect::<Result<_>>()?;
-    numbers.sort_unstable();
-    same("the numbers", &(1..=20).collect::<Vec<_>>(), &numbers)
-}
-
-/// A client that has got all of a short output, and one that goes before the end of a long one.
-fn stream_route() -> Result<()> {
-    let mut command = HOSTS.command("stream_route")?;
-    command.args(["sh", "-c", "echo a; echo b >&2; echo c"]);
-    let program = start(command)?;
-    same("body", "a\nc\n", &client_of(&program)?.get()?.body)?;
-    drop(program);
-
-    let mut command = HOSTS.command("stream_route")?;
-    command.arg("yes");
-    let program = start(command)?;
-    let mut client = client_of(&program)?;
-    client.send(GET)?;
-    let yes = wait_for("the command to run", || {
-        Ok(children(program.pid()).first().copied())
-    })?;
-    drop(client);
-    wait_until_ended(yes)
-}
-
-/// The first piece of the body comes back before the client has sent the second.
-fn http_stream() -> Result<()> {
-    let program = start(HOSTS.command("http_stream")?)?;
-    let mut client = client_of(&program)?;
-    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")?;
-    same("status", &200, &client.answer_to("HEAD")?.status)?;
-    same("first piece", b"1\r\na\r\n", &client.receive()?)?;
-    client.send("1\r\nb\r\n0\r\n\r\n")?;
-    same("the rest", b"1\r\nb\r\n0\r\n\r\n", &client.receive()?)
-}
-
-/// A message of one character, from the client with a mask of zeros.
-fn web_socket() -> Result<()> {
-    let program = start_axum_service()?;
-    let mut client = client_of(&program)?;
-    client.send(
-        "GET /socket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
-         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n",
-    )?;
-    same("status", &101, &client.answer_to("HEAD")?.status)?;
-    client.send(b"\x81\x81\0\0\0\0a")?;
-    same("echo", b"\x81\x01a", &client.receive()?)
 }

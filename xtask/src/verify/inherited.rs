@@ -1,19 +1,19 @@
 //! The checks of what the examples inherit from the process that starts them: an ignored SIGCHLD,
 //! blocked signals, limits, and the process id 1. Node undoes the first two.
 
+use std::fs::File;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, ensure};
-use libtest_mimic::Trial;
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 
-use super::{check, check_if};
+use super::suite::Suite;
 use crate::examples::{EXEC_COUNT, Example, FORK_IPC, SPAWN_LS, WORKER_SUM};
 use crate::harness::gate::Gates;
 use crate::harness::processes::{children, signal_to};
-use crate::harness::programs::Runtime;
-use crate::harness::run::{below_a_shell, run, start};
+use crate::harness::run::{below_a_shell, run, start, start_on};
 
 /// An example and its command lines.
 #[derive(Clone, Copy)]
@@ -56,41 +56,46 @@ const STARTS: [Start; 3] = [
     },
 ];
 
-pub fn checks() -> Vec<Trial> {
-    let mut checks = Vec::new();
+pub fn checks(suite: &Suite) {
     for start in STARTS {
-        let example = start.example;
-        checks.extend(example.both("inherited::sigchld_ignored", move |command| {
-            sigchld_ignored(command, &start)
-        }));
-        let name = |what: &str| format!("{}::inherited::{what}", example.name);
-        checks.push(check(name("signals_blocked"), move || {
-            signals_blocked(example.rust_command(), start.endless)
-        }));
-        checks.push(check(name("no_descriptors"), move || {
-            no_descriptors(example.rust_command(), &start)
-        }));
+        let suite = suite.example(start.example).group("inherited");
+        suite.both("sigchld_ignored", move |mut command| {
+            ignore_sigchld(command.args(start.args));
+            run(command)?.printed(start.stdout)
+        });
+        suite.rust("signals_blocked", move |command| {
+            signals_blocked(command, start.endless)
+        });
+        // The system needs four descriptors to start a program, which includes number 3. That one
+        // may have been inherited.
+        suite.rust("no_descriptors", move |mut command| {
+            command.args(start.args);
+            let name = format!("{}: ", start.example.name);
+            for limit in start.descriptors {
+                let shell = format!("exec 3>&-; ulimit -n {limit}");
+                let output = run(below_a_shell(&shell, &command))?;
+                output.failed(&name, "Too many open files (os error 24)\n")?;
+            }
+            Ok(())
+        });
+        stdout_on_a_full_disk(&suite, start.args);
     }
+
     let can_unshare = unshare(&mut Command::new("true")).status();
     let can_unshare = can_unshare.is_ok_and(|status| status.success());
     for (example, shell) in [(SPAWN_LS, &["sh", "-c"][..]), (EXEC_COUNT, &[])] {
-        for (program, node) in [
-            (example.rust_command(), ""),
-            (example.node_command(), "::node"),
-        ] {
-            checks.push(check_if(
-                can_unshare && (node.is_empty() || Runtime::Node.is_there()),
-                "it needs unshare and the program",
-                format!("{}::inherited::process_1{node}", example.name),
-                move || process_1(program, shell),
-            ));
-        }
+        let suite = suite.example(example).group("inherited");
+        suite
+            .only_if(can_unshare, "it needs unshare")
+            .both("process_1", move |command| process_1(command, shell));
     }
+
     // It starts no process, and opens no descriptor.
-    checks.push(check("worker-sum::inherited::signals_blocked", || {
-        signals_blocked(WORKER_SUM.rust_command(), &["18446744073709551615"])
-    }));
-    checks
+    let suite = suite.example(WORKER_SUM).group("inherited");
+    suite.rust("signals_blocked", |command| {
+        signals_blocked(command, &["18446744073709551615"])
+    });
+    stdout_on_a_full_disk(&suite, &[]);
 }
 
 /// Starts the program with SIGCHLD ignored. A shell cannot: dash does not ignore this signal.
@@ -110,11 +115,6 @@ pub fn block_signals(command: &mut Command) {
     unsafe { command.pre_exec(|| Ok(SigSet::all().thread_block()?)) };
 }
 
-fn sigchld_ignored(mut command: Command, start: &Start) -> Result<()> {
-    ignore_sigchld(command.args(start.args));
-    run(command)?.printed(start.stdout)
-}
-
 fn signals_blocked(mut command: Command, endless: &[&str]) -> Result<()> {
     block_signals(command.args(endless));
     let program = start(command)?;
@@ -122,17 +122,18 @@ fn signals_blocked(mut command: Command, endless: &[&str]) -> Result<()> {
     program.finish()?.ended_with_code(-(Signal::SIGTERM as i32))
 }
 
-/// The system needs four descriptors to start a program, which includes number 3. That one may have
-/// been inherited.
-fn no_descriptors(mut command: Command, start: &Start) -> Result<()> {
-    command.args(start.args);
-    let name = format!("{}: ", start.example.name);
-    for limit in start.descriptors {
-        let shell = format!("exec 3>&-; ulimit -n {limit}");
-        let output = run(below_a_shell(&shell, &command))?;
-        output.failed(&name, "Too many open files (os error 24)\n")?;
-    }
-    Ok(())
+fn stdout_on_a_full_disk(suite: &Suite, args: &'static [&str]) {
+    let name = suite.of().name;
+    let has_device = Path::new("/dev/full").exists();
+    let suite = suite.only_if(has_device, "there is no /dev/full");
+    suite.rust("stdout_on_a_full_disk", move |mut command| {
+        let disk = File::options().write(true).open("/dev/full")?;
+        command.args(args);
+        let error = "cannot write to stdout: No space left on device (os error 28)";
+        start_on(command, disk)?
+            .finish()?
+            .ended_with(&format!("{name}: {error}\n"), 1)
+    });
 }
 
 /// Runs the command as process 1, like the first process of a container.

@@ -1,11 +1,11 @@
 //! `cargo xtask verify`: runs the programs as a user does, and looks at their output, how they end,
 //! and what they leave running.
 
-mod case;
-pub mod cluster_http;
+mod cases;
+mod cluster_http;
 mod copies;
-pub mod exec_count;
-pub mod fork_ipc;
+mod exec_count;
+mod fork_ipc;
 mod generated;
 mod hosts;
 mod inherited;
@@ -13,21 +13,22 @@ mod inherited;
 mod inspect;
 mod readmes;
 mod settings;
-pub mod spawn_ls;
+mod spawn_ls;
+mod suite;
 mod units;
-pub mod worker_sum;
+mod worker_sum;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use libtest_mimic::{Arguments, Trial};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
-use crate::examples::EXAMPLES;
-use crate::harness::programs::{self, Runtime};
+use crate::examples::{CLUSTER_HTTP, EXAMPLES, EXEC_COUNT, FORK_IPC, SPAWN_LS, WORKER_SUM};
+use crate::harness::programs;
 use crate::harness::run::Sweep;
-use crate::verify::settings::settings;
+use suite::Suite;
 
 /// Most checks wait for something most of the time.
 const THREADS: usize = 12;
@@ -40,7 +41,9 @@ pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
     let _sweep = unsafe { Sweep::new()? };
     settings::read()?;
     programs::build(&[])?;
-    let checks = checks()?;
+    let suite = Suite::default();
+    register(&suite)?;
+    let checks = suite.checks();
     if let Some(filter) = &arguments.filter {
         arguments.filter = Some(select(&checks, filter, arguments.exact)?);
     }
@@ -49,21 +52,34 @@ pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
         // SAFETY: the default action runs no code of this program.
         unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl)? };
     }
-    Ok(libtest_mimic::run(&arguments, checks).exit_code())
+    let conclusion = libtest_mimic::run(&arguments, checks);
+    let of_node = suite::passed_with_node_only();
+    if of_node > 0 {
+        let passed = conclusion.num_passed;
+        eprintln!("{of_node} of the {passed} that passed ran only Node's program, to compare with");
+    }
+    Ok(conclusion.exit_code())
 }
 
-fn checks() -> Result<Vec<Trial>> {
-    let mut checks = units::checks()?;
+fn register(suite: &Suite) -> Result<()> {
+    units::checks(suite)?;
     // Those that build go first: the other checks run in the meantime.
-    checks.push(copies::lint());
-    checks.push(hosts::format());
-    checks.extend(inherited::checks());
-    checks.extend(EXAMPLES.iter().flat_map(|example| (example.checks)()));
-    checks.extend(generated::checks());
-    checks.extend(readmes::checks());
-    checks.extend(copies::checks());
-    checks.extend(hosts::checks());
-    Ok(checks)
+    copies::lint(&suite.group("copies"));
+    hosts::format(&suite.group("hosts"));
+    inherited::checks(suite);
+    for example in EXAMPLES {
+        cases::checks(&suite.example(*example))?;
+    }
+    spawn_ls::checks(&suite.example(SPAWN_LS));
+    exec_count::checks(&suite.example(EXEC_COUNT));
+    fork_ipc::checks(&suite.example(FORK_IPC));
+    cluster_http::checks(&suite.example(CLUSTER_HTTP));
+    worker_sum::checks(&suite.example(WORKER_SUM));
+    generated::checks(suite);
+    readmes::checks(&suite.group("readmes"));
+    copies::checks(&suite.group("copies"));
+    hosts::checks(&suite.group("hosts"));
+    Ok(())
 }
 
 /// What a filter selects. With `--exact`, the filter is the whole name of a check. Otherwise it is
@@ -85,44 +101,4 @@ fn select(checks: &[Trial], filter: &str, exact: bool) -> Result<String> {
     let groups: Vec<_> = groups.into_iter().collect();
     let groups = groups.join(", ");
     bail!("no check is called '{filter}'; the groups are {groups}")
-}
-
-/// A check that needs only the programs.
-fn check(name: impl Into<String>, check: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
-    Trial::test(name, move || check().map_err(failed))
-}
-
-/// A check that is ignored where a runtime is missing.
-fn check_with(
-    runtime: Runtime,
-    name: impl Into<String>,
-    check: impl FnOnce() -> Result<()> + Send + 'static,
-) -> Trial {
-    let missing = format!("{} is not on the path", runtime.name());
-    check_if(runtime.is_there(), missing, name, check)
-}
-
-/// A check that is ignored, for the reason given, unless a condition holds.
-fn check_if(
-    condition: bool,
-    reason: impl Into<String>,
-    name: impl Into<String>,
-    check: impl FnOnce() -> Result<()> + Send + 'static,
-) -> Trial {
-    let reason = reason.into();
-    Trial::ignorable_test(name, move || {
-        if !condition {
-            return Ok(Completion::ignored_with(reason));
-        }
-        check().map_err(failed)?;
-        Ok(Completion::Completed)
-    })
-}
-
-fn failed(error: anyhow::Error) -> Failed {
-    if settings().fail_fast {
-        eprintln!("{error:#}");
-        Sweep::end();
-    }
-    format!("{error:#}").into()
 }

@@ -8,10 +8,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 
-use super::check;
+use super::hosts;
+use super::suite::Suite;
 use crate::copy::blocks;
 use crate::examples::{EXAMPLES, files};
 use crate::harness::programs::{cargo, root};
@@ -22,8 +22,7 @@ use crate::host;
 /// A check of one README.
 type OfReadme = fn(&Path) -> Result<()>;
 
-pub fn checks() -> Vec<Trial> {
-    let mut checks = vec![check("readmes::figures", figures)];
+pub fn checks(suite: &Suite) {
     let names = EXAMPLES.iter().map(|example| example.name);
     for folder in ["", "xtask/hosts"].into_iter().chain(names) {
         let name = match folder.rsplit('/').next() {
@@ -38,11 +37,46 @@ pub fn checks() -> Vec<Trial> {
         ];
         for (subject, of_readme) in subjects {
             let readme = Path::new(folder).join("README.md");
-            let name = format!("readmes::{name}::{subject}");
-            checks.push(check(name, move || of_readme(&readme)));
+            suite.check(format!("{name}::{subject}"), move || {
+                if folder == "xtask/hosts" {
+                    // Its transcripts must not wait for the compiler.
+                    hosts::build()?;
+                }
+                of_readme(&readme)
+            });
         }
     }
-    checks
+
+    // A figure is a link to the page of costs. Its title names the row and, unless it is the Rust
+    // program's, the column, as in `[44 MiB](xtask/COSTS.md "cluster-http: memory of a worker,
+    // Node")`.
+    suite.check("figures", || {
+        let rows = rows(&read("xtask/COSTS.md")?);
+        let mut figures = 0;
+        for readme in [""]
+            .into_iter()
+            .chain(EXAMPLES.iter().map(|example| example.name))
+        {
+            let text = read(Path::new(readme).join("README.md"))?.replace('\n', " ");
+            for link in text.split('[').skip(1) {
+                let Some((figure, target)) = link.split_once("](") else {
+                    continue;
+                };
+                let Some((_, title)) = target.split_once("COSTS.md \"") else {
+                    continue;
+                };
+                let title = title.split('"').next().unwrap_or("");
+                let value = rows.get(title);
+                let value =
+                    value.with_context(|| format!("'{title}' is not a figure of the table"))?;
+                let number = figure.split(' ').next().unwrap_or("");
+                same(title, &two_digits(*value)[..], number)?;
+                figures += 1;
+            }
+        }
+        ensure!(figures > 0, "they give no figure");
+        Ok(())
+    });
 }
 
 fn read(file: impl AsRef<Path>) -> Result<String> {
@@ -199,36 +233,6 @@ fn links(readme: &Path) -> Result<()> {
             "{file} leads nowhere"
         );
     }
-    Ok(())
-}
-
-/// A figure is a link to the page of costs. Its title names the row and, unless it is the Rust
-/// program's, the column, as in `[44 MiB](xtask/COSTS.md "cluster-http: memory of a worker,
-/// Node")`.
-fn figures() -> Result<()> {
-    let rows = rows(&read("xtask/COSTS.md")?);
-    let mut figures = 0;
-    for readme in [""]
-        .into_iter()
-        .chain(EXAMPLES.iter().map(|example| example.name))
-    {
-        let text = read(Path::new(readme).join("README.md"))?.replace('\n', " ");
-        for link in text.split('[').skip(1) {
-            let Some((figure, target)) = link.split_once("](") else {
-                continue;
-            };
-            let Some((_, title)) = target.split_once("COSTS.md \"") else {
-                continue;
-            };
-            let title = title.split('"').next().unwrap_or("");
-            let value = rows.get(title);
-            let value = value.with_context(|| format!("'{title}' is not a figure of the table"))?;
-            let number = figure.split(' ').next().unwrap_or("");
-            same(title, &two_digits(*value)[..], number)?;
-            figures += 1;
-        }
-    }
-    ensure!(figures > 0, "they give no figure");
     Ok(())
 }
 

@@ -4,11 +4,10 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::case::{checks_of, scenarios};
+use super::suite::Suite;
 use crate::examples::SPAWN_LS;
 use crate::harness::gate::Gates;
 use crate::harness::processes::{memory, wait_until_ended};
@@ -18,85 +17,180 @@ use crate::harness::{same, wait_until};
 /// The longest piece of output, in bytes.
 const CHUNK: usize = 64 * 1024;
 
-pub fn checks() -> Vec<Trial> {
-    let sh = |name: &str, script: &str| SPAWN_LS.case(name, ["sh", "-c", script]);
-    let mut checks = checks_of([
-        sh("close_with_code", "exit 3").stdout("child process exited with code 3\n"),
-        sh("close_after_signal", "kill -9 $$").stdout("child process exited with code null\n"),
-        sh("stderr", "echo no >&2; exit 2")
-            .stdout("child process exited with code 2\n")
-            .stderr("stderr: no\n\n"),
-        sh("no_final_newline", "printf 'one\ntwo'")
-            .stdout("stdout: one\ntwo\nchild process exited with code 0\n"),
-        sh(
-            "stdout_closed_first",
-            "exec >&-; sleep 0.1; echo late >&2; exit 2",
-        )
-        .stdout("child process exited with code 2\n")
-        .stderr("stderr: late\n\n"),
-        SPAWN_LS
-            .case("no_shell", ["echo", "$HOME", "|", "wc", "-l", "*"])
-            .stdout("stdout: $HOME | wc -l *\n\nchild process exited with code 0\n"),
-        SPAWN_LS
-            .case("option_of_the_command", ["printf", "%s", "--help"])
-            .stdout("stdout: --help\nchild process exited with code 0\n"),
-        SPAWN_LS
-            .case("empty_stdin", ["cat"])
-            .stdout("child process exited with code 0\n")
-            .rust_only(),
-        SPAWN_LS
-            .case("invalid_utf_8", ["printf", r"\377\000\302"])
-            .stdout("stdout: \u{fffd}\0\u{fffd}\nchild process exited with code 0\n"),
-        SPAWN_LS
-            .case("no_such_program", ["nosuch"])
-            .stderr("spawn-ls: cannot spawn nosuch: No such file or directory (os error 2)\n")
-            .code(1)
-            .but_node()
-            .stderr_contains("Error: spawn nosuch ENOENT")
-            .code(1),
-        SPAWN_LS
-            .case("folder_as_program", ["/"])
-            .stderr("spawn-ls: cannot spawn /: Permission denied (os error 13)\n")
-            .code(1)
-            .but_node()
-            .stderr_contains("Error: spawn / EACCES")
-            .code(1),
-    ]);
-    checks.extend(SPAWN_LS.scenarios_of_both(
-        "",
-        scenarios![
-            document,
-            stdout_before_stderr,
-            line_written_in_pieces,
-            as_few_pieces_as_node,
-            streaming,
-            close_waits_for_the_pipes,
-            script_without_interpreter,
-            interrupt_in_a_terminal,
-        ],
-    ));
-    checks.extend(SPAWN_LS.scenarios(
-        "",
-        scenarios![
-            stderr_beside_endless_stdout,
-            chunks_up_to_64_kib,
-            slow_pieces_are_not_held_back,
-            constant_memory,
-            stdout_closed_early,
-            nonblocking_stdout,
-        ],
-    ));
-    checks.push(SPAWN_LS.stdout_on_a_full_disk(&["echo", "a"]));
-    checks.push(SPAWN_LS.help("Usage: spawn-ls [COMMAND [ARG]...]", "ls -lh /usr"));
-    checks
-}
+pub fn checks(suite: &Suite) {
+    suite.both("document", |command| {
+        let mut ls = Command::new("ls");
+        ls.args(["-lh", "/usr"]);
+        let listing = run(ls)?.stdout();
+        let expected = format!("stdout: {listing}\nchild process exited with code 0\n");
+        run(command)?.printed(&expected)
+    });
 
-fn document(command: Command) -> Result<()> {
-    let mut ls = Command::new("ls");
-    ls.args(["-lh", "/usr"]);
-    let listing = run(ls)?.stdout();
-    let expected = format!("stdout: {listing}\nchild process exited with code 0\n");
-    run(command)?.printed(&expected)
+    suite.both("stdout_before_stderr", |command| {
+        let stdout_first = |stdout: &str| stdout.starts_with("stdout: ");
+        mostly(&command, &["ls", "/nope", "/usr"], stdout_first)?;
+        mostly(&command, &["sh", "-c", "echo b >&2; echo a"], stdout_first)
+    });
+
+    // GNU's `ls` writes its error in four pieces.
+    suite.both("line_written_in_pieces", |command| {
+        let mut ls = Command::new("ls");
+        ls.arg("/nope");
+        let expected = format!("stderr: {}\n", run(ls)?.stderr());
+        mostly(&command, &["ls", "/nope"], |stdout| {
+            stdout.contains(&expected)
+        })
+    });
+
+    suite.both("as_few_pieces_as_node", |command| {
+        let pieces = |stdout: &str| stdout.matches("stdout: ").count();
+        mostly(&command, &["seq", "20000"], move |stdout| {
+            pieces(stdout) <= 4
+        })?;
+        // A program that writes through a buffer of 8 KiB.
+        let script = "printf %08192d 0; printf %0808d 0";
+        mostly(&command, &["sh", "-c", script], move |stdout| {
+            pieces(stdout) == 1
+        })
+    });
+
+    // The command goes on only when its first output has arrived.
+    suite.both("streaming", |mut command| {
+        let gates = Gates::new()?;
+        let (wait_1, wait_2) = (gates.wait(1), gates.wait(2));
+        let script = format!("echo a; {wait_1}; echo b >&2; {wait_2}; echo c");
+        command.args(["sh", "-c", &script]);
+        let program = start(command)?;
+        program.wait_for_stdout("stdout: a\n\n")?;
+        gates.open(1)?;
+        program.wait_for_stderr("stderr: b\n\n")?;
+        gates.open(2)?;
+        let output = program.finish()?;
+        let expected = "stdout: a\n\nstdout: c\n\nchild process exited with code 0\n";
+        same("stdout", expected, &output.stdout())?;
+        output.ended_with_code(0)
+    });
+
+    // The process ends first, and a grandchild writes after that.
+    suite.both("close_waits_for_the_pipes", |mut command| {
+        let gates = Gates::new()?;
+        let (wait_1, report_2) = (gates.wait(1), gates.report(2));
+        let script = format!("({wait_1}; echo late) & {report_2}; exit 4");
+        command.args(["sh", "-c", &script]);
+        let program = start(command)?;
+        wait_until_ended(gates.reported(2)?)?;
+        same("stdout", "", &program.stdout())?;
+        gates.open(1)?;
+        let expected = "stdout: late\n\nchild process exited with code 4\n";
+        program.finish()?.printed(expected)
+    });
+
+    suite.both("script_without_interpreter", |mut command| {
+        let folder = TempDir::new()?;
+        let script = folder.path().join("script");
+        // Another process writes it: a child of another check could hold this process's descriptor
+        // between fork and exec, and a file open for writing cannot be run.
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", "echo 'echo \"$1\"' > \"$0\"; chmod +x \"$0\""])
+            .arg(&script);
+        run(shell)?.ended_with("", 0)?;
+        command.arg(script).arg("from a script");
+        let expected = "stdout: from a script\n\nchild process exited with code 0\n";
+        run(command)?.printed(expected)
+    });
+
+    // Ctrl-C reaches all processes of the group: the command ends in its own way.
+    suite.both("interrupt_in_a_terminal", |mut command| {
+        let gates = Gates::new()?;
+        let (report_1, report_2) = (gates.report(1), gates.report(2));
+        let cleans_up = format!("trap 'sleep 0.2; {report_2}; exit' INT");
+        let script = format!("{cleans_up}; {report_1}; while :; do sleep 0.01; done");
+        command.args(["sh", "-c", &script]).process_group(0);
+        let program = start(command)?;
+        gates.reported(1)?;
+        program.signal_group(Signal::SIGINT)?;
+        program.finish()?.ended_by(Signal::SIGINT)?;
+        gates.reported(2)?;
+        Ok(())
+    });
+
+    // Also where stdout is read more slowly than the command writes.
+    suite.rust("stderr_beside_endless_stdout", |mut command| {
+        command.args(["sh", "-c", "yes & sleep 0.2; echo late >&2; wait"]);
+        let (program, mut stdout) = start_unread(command)?;
+        let mut chunk = vec![0; 1 << 16];
+        wait_until("stderr to arrive", || {
+            stdout.read_exact(&mut chunk)?;
+            Ok(program.stderr().contains("stderr: late"))
+        })?;
+        stdout.close()?;
+        program.finish()?.ended_with_code(0)
+    });
+
+    suite.rust("chunks_up_to_64_kib", |mut command| {
+        const BYTES: usize = 1_000_000;
+        command.args(["head", "-c", &BYTES.to_string(), "/dev/zero"]);
+        let output = run(command)?;
+        output.ended_with("", 0)?;
+        let stdout = output.stdout();
+        let data = stdout.strip_suffix("child process exited with code 0\n");
+        let chunks = data.context("the last line")?.lines();
+        let chunks: Option<Vec<_>> = chunks.map(|chunk| chunk.strip_prefix("stdout: ")).collect();
+        let chunks = chunks.context("a prefix")?;
+        let lengths = || chunks.iter().map(|chunk| chunk.len());
+        same("bytes", &BYTES, &lengths().sum::<usize>())?;
+        // The command is faster than this program, so most chunks are as long as they can be.
+        same("the longest chunk", &Some(CHUNK), &lengths().max())
+    });
+
+    suite.rust("slow_pieces_are_not_held_back", |mut command| {
+        let script = "i=0; while [ $i -lt 200 ]; do printf x; sleep 0.001; i=$((i + 1)); done";
+        command.args(["sh", "-c", script]);
+        let pieces = run(command)?.stdout().matches("stdout: ").count();
+        ensure!(pieces > 20, "they came as {pieces}");
+        Ok(())
+    });
+
+    suite.rust("constant_memory", |mut command| {
+        const BYTES: usize = 1 << 28;
+        let gates = Gates::new()?;
+        let script = format!("head -c {BYTES} /dev/zero; {}", gates.wait(1));
+        command.args(["sh", "-c", &script]);
+        let (program, mut stdout) = start_unread(command)?;
+        let mut chunk = vec![0; 1 << 20];
+        for _ in 0..BYTES / chunk.len() {
+            stdout.read_exact(&mut chunk)?;
+        }
+        let memory = memory(program.pid())?;
+        ensure!(memory < 32.0, "it takes {memory} MiB");
+        gates.open(1)?;
+        let rest = stdout.read_to_end()?;
+        ensure!(rest.ends_with(b"child process exited with code 0\n"));
+        program.finish()?.ended_with("", 0)
+    });
+
+    // Before its first line or after it. This also ends the command.
+    suite.check("stdout_closed_early", || {
+        for reads_a_line in [false, true] {
+            let mut command = SPAWN_LS.rust_command();
+            command.args(["sh", "-c", "yes; exec sleep 1000"]);
+            let (program, mut stdout) = start_unread(command)?;
+            if reads_a_line {
+                same("stdout", "stdout: y\n", &stdout.read_line()?)?;
+            }
+            stdout.close()?;
+            program.finish()?.ended_with("", 0)?;
+        }
+        Ok(())
+    });
+
+    // Node makes its pipes non-blocking.
+    suite.rust("nonblocking_stdout", |mut command| {
+        command.args(["head", "-c", "1000000", "/dev/zero"]);
+        let zeros = read_late(command)?.into_iter().filter(|byte| *byte == 0);
+        same("bytes", &1_000_000, &zeros.count())
+    });
 }
 
 /// Runs a program up to 10 times, until 5 runs are good: on a busy machine, the speed of the
@@ -115,170 +209,4 @@ fn mostly(command: &Command, args: &[&str], good: impl Fn(&str) -> bool) -> Resu
         ensure!(bad.len() <= 5, "it came as {bad:?}");
     }
     Ok(())
-}
-
-fn stdout_before_stderr(command: Command) -> Result<()> {
-    let stdout_first = |stdout: &str| stdout.starts_with("stdout: ");
-    mostly(&command, &["ls", "/nope", "/usr"], stdout_first)?;
-    mostly(&command, &["sh", "-c", "echo b >&2; echo a"], stdout_first)
-}
-
-/// GNU's `ls` writes its error in four pieces.
-fn line_written_in_pieces(command: Command) -> Result<()> {
-    let mut ls = Command::new("ls");
-    ls.arg("/nope");
-    let expected = format!("stderr: {}\n", run(ls)?.stderr());
-    mostly(&command, &["ls", "/nope"], |stdout| {
-        stdout.contains(&expected)
-    })
-}
-
-fn as_few_pieces_as_node(command: Command) -> Result<()> {
-    let pieces = |stdout: &str| stdout.matches("stdout: ").count();
-    mostly(&command, &["seq", "20000"], move |stdout| {
-        pieces(stdout) <= 4
-    })?;
-    // A program that writes through a buffer of 8 KiB.
-    let script = "printf %08192d 0; printf %0808d 0";
-    mostly(&command, &["sh", "-c", script], move |stdout| {
-        pieces(stdout) == 1
-    })
-}
-
-/// The command goes on only when its first output has arrived.
-fn streaming(mut command: Command) -> Result<()> {
-    let gates = Gates::new()?;
-    let (wait_1, wait_2) = (gates.wait(1), gates.wait(2));
-    let script = format!("echo a; {wait_1}; echo b >&2; {wait_2}; echo c");
-    command.args(["sh", "-c", &script]);
-    let program = start(command)?;
-    program.wait_for_stdout("stdout: a\n\n")?;
-    gates.open(1)?;
-    program.wait_for_stderr("stderr: b\n\n")?;
-    gates.open(2)?;
-    let output = program.finish()?;
-    let expected = "stdout: a\n\nstdout: c\n\nchild process exited with code 0\n";
-    same("stdout", expected, &output.stdout())?;
-    output.ended_with_code(0)
-}
-
-/// The process ends first, and a grandchild writes after that.
-fn close_waits_for_the_pipes(mut command: Command) -> Result<()> {
-    let gates = Gates::new()?;
-    let (wait_1, report_2) = (gates.wait(1), gates.report(2));
-    let script = format!("({wait_1}; echo late) & {report_2}; exit 4");
-    command.args(["sh", "-c", &script]);
-    let program = start(command)?;
-    wait_until_ended(gates.reported(2)?)?;
-    same("stdout", "", &program.stdout())?;
-    gates.open(1)?;
-    let expected = "stdout: late\n\nchild process exited with code 4\n";
-    program.finish()?.printed(expected)
-}
-
-fn script_without_interpreter(mut command: Command) -> Result<()> {
-    let folder = TempDir::new()?;
-    let script = folder.path().join("script");
-    // Another process writes it: a child of another check could hold this process's descriptor
-    // between fork and exec, and a file open for writing cannot be run.
-    let mut shell = Command::new("sh");
-    shell
-        .args(["-c", "echo 'echo \"$1\"' > \"$0\"; chmod +x \"$0\""])
-        .arg(&script);
-    run(shell)?.ended_with("", 0)?;
-    command.arg(script).arg("from a script");
-    let expected = "stdout: from a script\n\nchild process exited with code 0\n";
-    run(command)?.printed(expected)
-}
-
-/// Ctrl-C reaches all processes of the group: the command ends in its own way.
-fn interrupt_in_a_terminal(mut command: Command) -> Result<()> {
-    let gates = Gates::new()?;
-    let (report_1, report_2) = (gates.report(1), gates.report(2));
-    let cleans_up = format!("trap 'sleep 0.2; {report_2}; exit' INT");
-    let script = format!("{cleans_up}; {report_1}; while :; do sleep 0.01; done");
-    command.args(["sh", "-c", &script]).process_group(0);
-    let program = start(command)?;
-    gates.reported(1)?;
-    program.signal_group(Signal::SIGINT)?;
-    program.finish()?.ended_by(Signal::SIGINT)?;
-    gates.reported(2)?;
-    Ok(())
-}
-
-/// Also where stdout is read more slowly than the command writes.
-fn stderr_beside_endless_stdout(mut command: Command) -> Result<()> {
-    command.args(["sh", "-c", "yes & sleep 0.2; echo late >&2; wait"]);
-    let (program, mut stdout) = start_unread(command)?;
-    let mut chunk = vec![0; 1 << 16];
-    wait_until("stderr to arrive", || {
-        stdout.read_exact(&mut chunk)?;
-        Ok(program.stderr().contains("stderr: late"))
-    })?;
-    stdout.close()?;
-    program.finish()?.ended_with_code(0)
-}
-
-fn chunks_up_to_64_kib(mut command: Command) -> Result<()> {
-    const BYTES: usize = 1_000_000;
-    command.args(["head", "-c", &BYTES.to_string(), "/dev/zero"]);
-    let output = run(command)?;
-    output.ended_with("", 0)?;
-    let stdout = output.stdout();
-    let data = stdout.strip_suffix("child process exited with code 0\n");
-    let chunks = data.context("the last line")?.lines();
-    let chunks: Option<Vec<_>> = chunks.map(|chunk| chunk.strip_prefix("stdout: ")).collect();
-    let chunks = chunks.context("a prefix")?;
-    let lengths = || chunks.iter().map(|chunk| chunk.len());
-    same("bytes", &BYTES, &lengths().sum::<usize>())?;
-    // The command is faster than this program, so most chunks are as long as they can be.
-    same("the longest chunk", &Some(CHUNK), &lengths().max())
-}
-
-fn slow_pieces_are_not_held_back(mut command: Command) -> Result<()> {
-    let script = "i=0; while [ $i -lt 200 ]; do printf x; sleep 0.001; i=$((i + 1)); done";
-    command.args(["sh", "-c", script]);
-    let pieces = run(command)?.stdout().matches("stdout: ").count();
-    ensure!(pieces > 20, "they came as {pieces}");
-    Ok(())
-}
-
-fn constant_memory(mut command: Command) -> Result<()> {
-    const BYTES: usize = 1 << 28;
-    let gates = Gates::new()?;
-    let script = format!("head -c {BYTES} /dev/zero; {}", gates.wait(1));
-    command.args(["sh", "-c", &script]);
-    let (program, mut stdout) = start_unread(command)?;
-    let mut chunk = vec![0; 1 << 20];
-    for _ in 0..BYTES / chunk.len() {
-        stdout.read_exact(&mut chunk)?;
-    }
-    let memory = memory(program.pid())?;
-    ensure!(memory < 32.0, "it takes {memory} MiB");
-    gates.open(1)?;
-    let rest = stdout.read_to_end()?;
-    ensure!(rest.ends_with(b"child process exited with code 0\n"));
-    program.finish()?.ended_with("", 0)
-}
-
-/// Before its first line or after it. This also ends the command.
-fn stdout_closed_early(_: Command) -> Result<()> {
-    for reads_a_line in [false, true] {
-        let mut command = SPAWN_LS.rust_command();
-        command.args(["sh", "-c", "yes; exec sleep 1000"]);
-        let (program, mut stdout) = start_unread(command)?;
-        if reads_a_line {
-            same("stdout", "stdout: y\n", &stdout.read_line()?)?;
-        }
-        stdout.close()?;
-        program.finish()?.ended_with("", 0)?;
-    }
-    Ok(())
-}
-
-/// Node makes its pipes non-blocking.
-fn nonblocking_stdout(mut command: Command) -> Result<()> {
-    command.args(["head", "-c", "1000000", "/dev/zero"]);
-    let zeros = read_late(command)?.into_iter().filter(|byte| *byte == 0);
-    same("bytes", &1_000_000, &zeros.count())
 }

@@ -4,14 +4,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use libtest_mimic::{Completion, Trial};
+use libtest_mimic::Completion;
 
-use super::failed;
+use super::suite::Suite;
 use crate::harness::programs::{executables, of_examples};
 use crate::harness::run::{Output, run};
 
-pub fn checks() -> Result<Vec<Trial>> {
-    let mut checks = Vec::new();
+pub fn checks(suite: &Suite) -> Result<()> {
     for (example, program) in executables(&mut of_examples(&["test", "--no-run"]))? {
         let list = run_tests(&program, &["--list", "--format=terse"])?;
         list.ended_with_code(0)?;
@@ -19,26 +18,30 @@ pub fn checks() -> Result<Vec<Trial>> {
             let test = test
                 .strip_suffix(": test")
                 .context("an unknown kind of test")?;
-            let name = format!("{example}::{}", test.replace("tests::", ""));
+            let name = test.replace("tests::", "");
             let (program, test) = (program.clone(), test.to_owned());
-            checks.push(Trial::ignorable_test(name, move || {
-                run_test(&program, &test).map_err(failed)
-            }));
+            let place = format!("a unit test of {example}");
+            suite
+                .group(&example)
+                .add(place, name, move || run_test(&program, &test));
         }
     }
-    Ok(checks)
+    Ok(())
 }
 
 fn run_test(program: &Path, test: &str) -> Result<Completion> {
     let output = run_tests(program, &["--exact", test])?;
-    output.ended_with_code(0)?;
     let stdout = output.stdout();
     if let Some((_, reason)) = stdout.split_once("... ignored, ") {
-        return Ok(Completion::ignored_with(
-            reason.lines().next().unwrap_or(""),
-        ));
+        let reason = reason.lines().next().unwrap_or("");
+        return Ok(Completion::ignored_with(reason));
     }
-    ensure!(stdout.contains("ok. 1 passed;"), "{stdout}");
+    // A panic is in this output, with the file and the line.
+    ensure!(
+        output.code() == 0 && stdout.contains("ok. 1 passed;"),
+        "{stdout}{}",
+        output.stderr()
+    );
     Ok(Completion::Completed)
 }
 

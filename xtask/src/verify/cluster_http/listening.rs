@@ -6,70 +6,85 @@ use nix::errno::Errno;
 
 use super::*;
 
-pub fn checks() -> Vec<Trial> {
-    let refused = |name: &str, args: &[&str], says: &str| {
-        let case = CLUSTER_HTTP
-            .case(&format!("listening::{name}"), args)
-            .rust_only();
-        case.stderr(format!("cluster-http: {says}\n")).code(1)
-    };
-    let no_count = |name: &str, workers: &str| {
-        let says = format!("WORKERS is '{workers}', which is not a whole number from 1 to 1024");
-        refused(name, &["127.0.0.1:0", workers], &says)
-    };
-    let unavailable = io::Error::from(Errno::EADDRNOTAVAIL);
-    let mut checks = checks_of([
-        refused(
-            "address_without_port",
-            &["localhost"],
-            "cannot listen on localhost: invalid socket address: write host:port, such as \
-             127.0.0.1:3000, or a port alone",
-        ),
-        no_count("no_workers", "0"),
-        no_count("workers_not_a_number", "two"),
-        refused(
-            "three_arguments",
-            &["127.0.0.1:0", "1", "2"],
-            "too many arguments: see --help",
-        ),
-        refused(
-            "address_of_another_machine",
-            &["192.0.2.1:0"],
-            &format!("cannot listen on 192.0.2.1:0: {unavailable}"),
-        ),
-    ]);
-    checks.extend(CLUSTER_HTTP.scenarios(
-        "listening::",
-        scenarios![
-            worker_for_each_cpu,
-            given_address_only,
-            host_name,
-            ipv6_address_without_port,
-            port_taken,
-            port_taken_by_another_copy,
-            port_free_again_at_once,
-            default_port,
-        ],
-    ));
-    let has_ipv6 = TcpListener::bind("[::1]:0").is_ok();
-    checks.extend(CLUSTER_HTTP.scenarios_if(
-        has_ipv6,
-        "there is no IPv6",
-        "listening::",
-        scenarios![
-            every_address = |command| answers_everywhere(command, "[::]:0"),
-            port_alone = |command| answers_everywhere(command, "0"),
-            port_after_a_colon = |command| answers_everywhere(command, ":0"),
-        ],
-    ));
-    checks
-}
+pub fn checks(suite: &Suite) {
+    suite.rust("worker_for_each_cpu", |mut command| {
+        command.arg("127.0.0.1:0");
+        let server = Server::listening(start(command)?)?;
+        server.wait_for_workers(thread::available_parallelism()?.get())?;
+        server.shut_down()
+    });
 
-fn worker_for_each_cpu(mut command: Command) -> Result<()> {
-    command.arg("127.0.0.1:0");
-    let server = Server::listening(start(command)?)?;
-    server.wait_for_workers(thread::available_parallelism()?.get())?;
-    server.shut_down()
+    suite.rust("given_address_only", |command| {
+        let server = Server::start(command, 1)?;
+        let elsewhere = (Ipv6Addr::LOCALHOST, server.address.port());
+        ensure!(
+            TcpStream::connect(elsewhere).is_err(),
+            "it answers at {elsewhere:?}"
+        );
+        server.shut_down()
+    });
+
+    suite.rust("host_name", |command| {
+        let server = Server::start_on(command, "localhost:0", 1)?;
+        ensure!(server.address.ip().is_loopback(), "{}", server.address);
+        served_client(&server)?;
+        server.shut_down()
+    });
+
+    suite.rust("port_taken", |command| {
+        let taken = TcpListener::bind("127.0.0.1:0")?;
+        cannot_listen(command, taken.local_addr()?)
+    });
+
+    suite.rust("port_taken_by_another_copy", |command| {
+        let server = Server::start(CLUSTER_HTTP.rust_command(), 2)?;
+        cannot_listen(command, server.address)?;
+        server.shut_down()
+    });
+
+    // The server's closed connections are in TIME_WAIT, which does not block the port.
+    suite.rust("port_free_again_at_once", |command| {
+        let server = Server::start(CLUSTER_HTTP.rust_command(), 1)?;
+        let mut idle = served_client(&server)?;
+        let address = server.address;
+        server.program.signal(Signal::SIGTERM)?;
+        ensure!(idle.is_closed(), "the idle connection stays open");
+        drop(idle);
+        server.program.finish()?.ended_with_code(0)?;
+        Server::start_on(command, &address.to_string(), 1)?.shut_down()
+    });
+
+    // Where another program has port 8000, it says that.
+    suite.rust("default_port", |command| {
+        let program = start(command)?;
+        let serves = wait_for("the default port to be named", || {
+            let stderr = program.stderr();
+            let serves = stderr.contains("listening on http://localhost:8000/\n");
+            let taken = stderr.contains("cannot listen on 8000: Address already in use");
+            Ok((serves || taken).then_some(serves))
+        })?;
+        if serves {
+            program.signal(Signal::SIGTERM)?;
+        }
+        program.finish()?.ended_with_code(i32::from(!serves))
+    });
+
+    let has_ipv6 = TcpListener::bind("[::1]:0").is_ok();
+    suite
+        .only_if(has_ipv6, "there is no IPv6")
+        .rust("every_address", |command| {
+            answers_everywhere(command, "[::]:0")
+        });
+
+    suite
+        .only_if(has_ipv6, "there is no IPv6")
+        .rust("port_alone", |command| answers_everywhere(command, "0"));
+
+    suite
+        .only_if(has_ipv6, "there is no IPv6")
+        .rust("port_after_a_colon", |command| {
+            answers_everywhere(command, ":0")
+        });
 }
 
 fn answers_everywhere(command: Command, address: &str) -> Result<()> {
@@ -87,43 +102,6 @@ fn answers_everywhere(command: Command, address: &str) -> Result<()> {
     server.shut_down()
 }
 
-fn given_address_only(command: Command) -> Result<()> {
-    let server = Server::start(command, 1)?;
-    let elsewhere = (Ipv6Addr::LOCALHOST, server.address.port());
-    ensure!(
-        TcpStream::connect(elsewhere).is_err(),
-        "it answers at {elsewhere:?}"
-    );
-    server.shut_down()
-}
-
-fn host_name(command: Command) -> Result<()> {
-    let server = Server::start_on(command, "localhost:0", 1)?;
-    ensure!(server.address.ip().is_loopback(), "{}", server.address);
-    served_client(&server)?;
-    server.shut_down()
-}
-
-/// Not a port alone.
-fn ipv6_address_without_port(mut command: Command) -> Result<()> {
-    command.arg("::1");
-    run(command)?.failed(
-        "cluster-http: cannot listen on ::1: ",
-        ": write host:port, such as 127.0.0.1:3000, or a port alone\n",
-    )
-}
-
-fn port_taken(command: Command) -> Result<()> {
-    let taken = TcpListener::bind("127.0.0.1:0")?;
-    cannot_listen(command, taken.local_addr()?)
-}
-
-fn port_taken_by_another_copy(command: Command) -> Result<()> {
-    let server = Server::start(CLUSTER_HTTP.rust_command(), 2)?;
-    cannot_listen(command, server.address)?;
-    server.shut_down()
-}
-
 fn cannot_listen(mut command: Command, address: SocketAddr) -> Result<()> {
     command.arg(address.to_string());
     let output = run(command)?;
@@ -131,31 +109,4 @@ fn cannot_listen(mut command: Command, address: SocketAddr) -> Result<()> {
     let error = io::Error::from(Errno::EADDRINUSE);
     let stderr = format!("cluster-http: cannot listen on {address}: {error}\n");
     output.ended_with(&stderr, 1)
-}
-
-/// The server's closed connections are in TIME_WAIT, which does not block the port.
-fn port_free_again_at_once(command: Command) -> Result<()> {
-    let server = Server::start(CLUSTER_HTTP.rust_command(), 1)?;
-    let mut idle = served_client(&server)?;
-    let address = server.address;
-    server.program.signal(Signal::SIGTERM)?;
-    ensure!(idle.is_closed(), "the idle connection stays open");
-    drop(idle);
-    server.program.finish()?.ended_with_code(0)?;
-    Server::start_on(command, &address.to_string(), 1)?.shut_down()
-}
-
-/// Where another program has port 8000, it says that.
-fn default_port(command: Command) -> Result<()> {
-    let program = start(command)?;
-    let serves = wait_for("the default port to be named", || {
-        let stderr = program.stderr();
-        let serves = stderr.contains("listening on http://localhost:8000/\n");
-        let taken = stderr.contains("cannot listen on 8000: Address already in use");
-        Ok((serves || taken).then_some(serves))
-    })?;
-    if serves {
-        program.signal(Signal::SIGTERM)?;
-    }
-    program.finish()?.ended_with_code(i32::from(!serves))
 }

@@ -19,12 +19,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::case::{checks_of, scenarios};
 use super::settings::settings;
+use super::suite::Suite;
 use crate::examples::CLUSTER_HTTP;
 use crate::harness::gate::Gates;
 use crate::harness::http::{Answer, Client, GET, Load};
@@ -36,21 +35,19 @@ use crate::harness::run::{
 use crate::harness::server::Server;
 use crate::harness::{LIMIT, same, takes_less_than, wait_for, wait_until};
 
-pub fn checks() -> Vec<Trial> {
-    let mut checks = vec![CLUSTER_HTTP.help(
-        "Usage: cluster-http [ADDR [WORKERS]]",
-        "every address, port 8000; one worker for each CPU",
-    )];
-    checks.extend(http::checks());
-    checks.extend(listening::checks());
-    checks.extend(round_robin::checks());
-    checks.extend(restarts::checks());
-    checks.extend(shutdown::checks());
-    checks.extend(rolling::checks());
-    checks.extend(output::checks());
-    checks.extend(limits::checks());
-    checks
+pub fn checks(suite: &Suite) {
+    http::checks(&suite.group("http"));
+    listening::checks(&suite.group("listening"));
+    round_robin::checks(&suite.group("round_robin"));
+    restarts::checks(&suite.group("restarts"));
+    shutdown::checks(&suite.group("shutdown"));
+    rolling::checks(&suite.group("rolling"));
+    output::checks(&suite.group("output"));
+    limits::checks(&suite.group("limits"));
 }
+
+/// A second signal that comes sooner is ignored.
+const SAME_SIGNAL: Duration = Duration::from_millis(100);
 
 fn hello() -> Answer {
     Answer {

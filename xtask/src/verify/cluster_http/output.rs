@@ -4,24 +4,57 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::shutdown::SAME_SIGNAL;
 use super::*;
 use crate::harness::http::free_port;
 
 const ONE_WORKER: [&str; 2] = ["127.0.0.1:0", "1"];
 
-pub fn checks() -> Vec<Trial> {
-    let mut checks = CLUSTER_HTTP.scenarios(
-        "output::",
-        scenarios![stdout_closed, stdout_full, stderr_full_at_a_second_signal],
+pub fn checks(suite: &Suite) {
+    suite.rust("stdout_closed", |mut command| {
+        command.args(ONE_WORKER);
+        let (program, mut stdout) = start_unread(command)?;
+        for _ in 0..2 {
+            stdout.read_line()?;
+        }
+        stdout.close()?;
+        serves_on(program)
+    });
+
+    suite.rust("stdout_full", |mut command| {
+        command.args(ONE_WORKER);
+        let mut pipe = Pipe::new()?;
+        pipe.fill()?;
+        serves_on(start_on(command, pipe.writer()?)?)
+    });
+
+    // Nobody reads its stderr, and a request is not finished.
+    suite.rust("stderr_full_at_a_second_signal", |mut command| {
+        let mut stderr = Pipe::new()?;
+        stderr.fill()?;
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        command.args([&address.to_string(), "1"]);
+        let shell = below_a_shell("exec 2>&1 >/dev/null", &command);
+        let program = start_on(shell, stderr.writer()?)?;
+        let server = Server { program, address };
+        wait_for("it to listen", || Ok(server.connect().ok()))?;
+        let mut client = served_client(&server)?;
+        client.send("GET / HT")?;
+        server.program.signal(Signal::SIGTERM)?;
+        server.wait_for_refusal()?;
+        thread::sleep(2 * SAME_SIGNAL);
+        server.program.signal(Signal::SIGTERM)?;
+        server.program.finish()?.ended_with_code(1)
+    });
+
+    let has_device = Path::new("/dev/full").exists();
+    suite.only_if(has_device, "there is no /dev/full").rust(
+        "stdout_on_a_full_disk",
+        |mut command| {
+            command.args(ONE_WORKER);
+            let disk = File::options().write(true).open("/dev/full")?;
+            serves_on(start_on(command, disk)?)
+        },
     );
-    checks.extend(CLUSTER_HTTP.scenarios_if(
-        Path::new("/dev/full").exists(),
-        "there is no /dev/full",
-        "output::",
-        scenarios![stdout_on_a_full_disk],
-    ));
-    checks
 }
 
 /// Kills the workers a few times. Each is replaced.
@@ -38,46 +71,4 @@ fn serves_on(program: Running) -> Result<()> {
         served_client(&server)?;
     }
     server.shut_down()
-}
-
-fn stdout_closed(mut command: Command) -> Result<()> {
-    command.args(ONE_WORKER);
-    let (program, mut stdout) = start_unread(command)?;
-    for _ in 0..2 {
-        stdout.read_line()?;
-    }
-    stdout.close()?;
-    serves_on(program)
-}
-
-fn stdout_full(mut command: Command) -> Result<()> {
-    command.args(ONE_WORKER);
-    let mut pipe = Pipe::new()?;
-    pipe.fill()?;
-    serves_on(start_on(command, pipe.writer()?)?)
-}
-
-fn stdout_on_a_full_disk(mut command: Command) -> Result<()> {
-    command.args(ONE_WORKER);
-    let disk = File::options().write(true).open("/dev/full")?;
-    serves_on(start_on(command, disk)?)
-}
-
-/// Nobody reads its stderr, and a request is not finished.
-fn stderr_full_at_a_second_signal(mut command: Command) -> Result<()> {
-    let mut stderr = Pipe::new()?;
-    stderr.fill()?;
-    let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
-    command.args([&address.to_string(), "1"]);
-    let shell = below_a_shell("exec 2>&1 >/dev/null", &command);
-    let program = start_on(shell, stderr.writer()?)?;
-    let server = Server { program, address };
-    wait_for("it to listen", || Ok(server.connect().ok()))?;
-    let mut client = served_client(&server)?;
-    client.send("GET / HT")?;
-    server.program.signal(Signal::SIGTERM)?;
-    server.wait_for_refusal()?;
-    thread::sleep(2 * SAME_SIGNAL);
-    server.program.signal(Signal::SIGTERM)?;
-    server.program.finish()?.ended_with_code(1)
 }

@@ -2,80 +2,151 @@
 
 use super::*;
 
-pub fn checks() -> Vec<Trial> {
-    CLUSTER_HTTP.scenarios(
-        "rolling::",
-        scenarios![
-            under_load,
-            one_by_one,
-            new_binary,
-            broken_binary = |_| {
-                old_workers_stay("exit 7", 2, "exited before it was ready (exit status: 7)")
-            },
-            // It is never ready, and does not end by itself.
-            new_worker_closes_its_socket = |_| {
-                let script = "exec </dev/null; exec sleep 1000";
-                old_workers_stay(script, 1, "exited before it was ready (signal: 9")
-            },
-            // It is killed after ten seconds.
-            new_worker_never_ready =
-                |_| old_workers_stay("exec cat", 1, "was not ready within 10s"),
-            death_while_the_new_worker_starts,
-            shutdown_when_the_new_worker_is_ready,
-            hangup_of_the_terminal,
-            hangup_right_after_the_first_line,
-        ],
-    )
-}
+pub fn checks(suite: &Suite) {
+    suite.rust("under_load", |command| {
+        let server = Server::start(command, 2)?;
+        let load = Load::start(server.address, 8);
+        let start = Instant::now();
+        let mut restarts = 0;
+        while start.elapsed() < settings().load {
+            let old = server.workers();
+            server.program.signal(Signal::SIGHUP)?;
+            server.wait_for_replacements(&old)?;
+            restarts += 1;
+        }
+        let tally = load.stop();
+        eprintln!("{restarts} rolling restarts: {tally}");
+        ensure!(tally.failures.is_empty(), "{tally:?}");
+        ensure!(tally.served > restarts, "{tally}");
+        server.shut_down()
+    });
 
-fn under_load(command: Command) -> Result<()> {
-    let server = Server::start(command, 2)?;
-    let load = Load::start(server.address, 8);
-    let start = Instant::now();
-    let mut restarts = 0;
-    while start.elapsed() < settings().load {
+    suite.rust("one_by_one", |command| {
+        let server = Server::start(command, 2)?;
+        let old = server.workers();
+        // Each worker holds some of these, and takes its time to shut down.
+        let clients = served_clients(&server, 40)?;
+        server.program.signal(Signal::SIGHUP)?;
+        let primary = server.program.pid();
+        wait_until("the workers to be replaced", || {
+            let count = children(primary).len();
+            ensure!(count <= 3, "{count} workers at a time");
+            let replaced = server.program.stderr().matches(" replaced\n").count();
+            Ok(replaced == old.len())
+        })?;
+        drop(clients);
+        server.shut_down()
+    });
+
+    suite.check("new_binary", || {
+        let (deployed, server) = Deployed::serve(2)?;
+        deployed.replace_by_itself_after("echo new >&2;")?;
         let old = server.workers();
         server.program.signal(Signal::SIGHUP)?;
         server.wait_for_replacements(&old)?;
-        restarts += 1;
-    }
-    let tally = load.stop();
-    eprintln!("{restarts} rolling restarts: {tally}");
-    ensure!(tally.failures.is_empty(), "{tally:?}");
-    ensure!(tally.served > restarts, "{tally}");
-    server.shut_down()
-}
+        let (stdout, stderr) = (server.program.stdout(), server.program.stderr());
+        let new = stderr.lines().filter(|line| *line == "new");
+        same("new workers", &2, &new.count())?;
+        // The old ones were replaced.
+        ensure!(!stdout.contains(" died\n"), "{stdout}");
+        served_client(&server)?;
+        server.shut_down()
+    });
 
-fn one_by_one(command: Command) -> Result<()> {
-    let server = Server::start(command, 2)?;
-    let old = server.workers();
-    // Each worker holds some of these, and takes its time to shut down.
-    let clients = served_clients(&server, 40)?;
-    server.program.signal(Signal::SIGHUP)?;
-    let primary = server.program.pid();
-    wait_until("the workers to be replaced", || {
-        let count = children(primary).len();
-        ensure!(count <= 3, "{count} workers at a time");
-        let replaced = server.program.stderr().matches(" replaced\n").count();
-        Ok(replaced == old.len())
-    })?;
-    drop(clients);
-    server.shut_down()
-}
+    suite.check("broken_binary", || {
+        old_workers_stay("exit 7", 2, "exited before it was ready (exit status: 7)")
+    });
 
-fn new_binary(_: Command) -> Result<()> {
-    let (deployed, server) = Deployed::serve(2)?;
-    deployed.replace_by_itself_after("echo new >&2;")?;
-    let old = server.workers();
-    server.program.signal(Signal::SIGHUP)?;
-    server.wait_for_replacements(&old)?;
-    let (stdout, stderr) = (server.program.stdout(), server.program.stderr());
-    let new = stderr.lines().filter(|line| *line == "new");
-    same("new workers", &2, &new.count())?;
-    // The old ones were replaced.
-    ensure!(!stdout.contains(" died\n"), "{stdout}");
-    served_client(&server)?;
-    server.shut_down()
+    // It is never ready, and does not end by itself.
+    suite.check("new_worker_closes_its_socket", || {
+        let script = "exec </dev/null; exec sleep 1000";
+        old_workers_stay(script, 1, "exited before it was ready (signal: 9")
+    });
+
+    // It is killed after ten seconds.
+    suite.check("new_worker_never_ready", || {
+        old_workers_stay("exec cat", 1, "was not ready within 10s")
+    });
+
+    suite.check("death_while_the_new_worker_starts", || {
+        let (deployed, server) = Deployed::serve(1)?;
+        let gates = Gates::new()?;
+        deployed.replace_by(&format!("{}; exec cat", gates.report(1)))?;
+        let old = server.workers();
+        server.program.signal(Signal::SIGHUP)?;
+        gates.reported(1)?;
+        deployed.replace_by_itself()?;
+        signal_to(old[0], Signal::SIGKILL)?;
+        let start = Instant::now();
+        server.wait_for_replacements(&old)?;
+        // The program does not wait for the new worker that is never ready.
+        takes_less_than(8, start)?;
+        served_client(&server)?;
+        server.shut_down()
+    });
+
+    // The primary sees both at the same time, in either order.
+    suite.check("shutdown_when_the_new_worker_is_ready", || {
+        for _ in 0..5 {
+            let (deployed, server) = Deployed::serve(1)?;
+            let gates = Gates::new()?;
+            deployed.replace_by_itself_after(&format!(
+                "{}; {};",
+                gates.report(1),
+                gates.wait(2)
+            ))?;
+            server.program.signal(Signal::SIGHUP)?;
+            let new = gates.reported(1)?;
+            server.program.signal(Signal::SIGSTOP)?;
+            gates.open(2)?;
+            let started = format!("Worker {new} started\n");
+            server.program.wait_for_stdout(&started)?;
+            let mut client = server.connect()?;
+            client.send(GET)?;
+            server.program.signal(Signal::SIGTERM)?;
+            server.program.signal(Signal::SIGCONT)?;
+            same("body", "hello world\n", &client.answer()?.body)?;
+            drop(client);
+            server.program.finish()?.ended_with_code(0)?;
+        }
+        Ok(())
+    });
+
+    // A terminal sends the signal to the whole group, also while a worker starts.
+    suite.check("hangup_of_the_terminal", || {
+        let own_group = |command: &mut Command| {
+            command.process_group(0);
+        };
+        let (deployed, server) = Deployed::serve_with(1, own_group)?;
+        let gates = Gates::new()?;
+        deployed.replace_by_itself_after(&format!("{}; {};", gates.report(1), gates.wait(2)))?;
+        let client = served_client(&server)?;
+        let old = server.workers();
+        server.program.signal_group(Signal::SIGHUP)?;
+        let starting = gates.reported(1)?;
+        server.program.signal_group(Signal::SIGHUP)?;
+        gates.open(2)?;
+        let started = format!("Worker {starting} started\n");
+        server.program.wait_for_stdout(&started)?;
+        gets_last_answer(client)?;
+        let replaced = format!("worker {} replaced\n", old[0]);
+        server.program.wait_for_stderr(&replaced)?;
+        server.shut_down()
+    });
+
+    suite.check("hangup_right_after_the_first_line", || {
+        for _ in 0..10 {
+            let mut command = CLUSTER_HTTP.rust_command();
+            command.args(["127.0.0.1:0", "1"]);
+            let program = start(command)?;
+            program.wait_for_stdout("is running\n")?;
+            program.signal(Signal::SIGHUP)?;
+            let server = Server::listening(program)?;
+            same("status", &200, &server.connect()?.get()?.status)?;
+            server.shut_down()?;
+        }
+        Ok(())
+    });
 }
 
 /// A rolling restart to such a program leaves all workers as they are.
@@ -93,80 +164,4 @@ fn old_workers_stay(script: &str, workers: usize, says: &str) -> Result<()> {
     same("workers", &old, &server.workers())?;
     served_client(&server)?;
     server.shut_down()
-}
-
-fn death_while_the_new_worker_starts(_: Command) -> Result<()> {
-    let (deployed, server) = Deployed::serve(1)?;
-    let gates = Gates::new()?;
-    deployed.replace_by(&format!("{}; exec cat", gates.report(1)))?;
-    let old = server.workers();
-    server.program.signal(Signal::SIGHUP)?;
-    gates.reported(1)?;
-    deployed.replace_by_itself()?;
-    signal_to(old[0], Signal::SIGKILL)?;
-    let start = Instant::now();
-    server.wait_for_replacements(&old)?;
-    // The program does not wait for the new worker that is never ready.
-    takes_less_than(8, start)?;
-    served_client(&server)?;
-    server.shut_down()
-}
-
-/// The primary sees both at the same time, in either order.
-fn shutdown_when_the_new_worker_is_ready(_: Command) -> Result<()> {
-    for _ in 0..5 {
-        let (deployed, server) = Deployed::serve(1)?;
-        let gates = Gates::new()?;
-        deployed.replace_by_itself_after(&format!("{}; {};", gates.report(1), gates.wait(2)))?;
-        server.program.signal(Signal::SIGHUP)?;
-        let new = gates.reported(1)?;
-        server.program.signal(Signal::SIGSTOP)?;
-        gates.open(2)?;
-        let started = format!("Worker {new} started\n");
-        server.program.wait_for_stdout(&started)?;
-        let mut client = server.connect()?;
-        client.send(GET)?;
-        server.program.signal(Signal::SIGTERM)?;
-        server.program.signal(Signal::SIGCONT)?;
-        same("body", "hello world\n", &client.answer()?.body)?;
-        drop(client);
-        server.program.finish()?.ended_with_code(0)?;
-    }
-    Ok(())
-}
-
-/// A terminal sends the signal to the whole group, also while a worker starts.
-fn hangup_of_the_terminal(_: Command) -> Result<()> {
-    let own_group = |command: &mut Command| {
-        command.process_group(0);
-    };
-    let (deployed, server) = Deployed::serve_with(1, own_group)?;
-    let gates = Gates::new()?;
-    deployed.replace_by_itself_after(&format!("{}; {};", gates.report(1), gates.wait(2)))?;
-    let client = served_client(&server)?;
-    let old = server.workers();
-    server.program.signal_group(Signal::SIGHUP)?;
-    let starting = gates.reported(1)?;
-    server.program.signal_group(Signal::SIGHUP)?;
-    gates.open(2)?;
-    let started = format!("Worker {starting} started\n");
-    server.program.wait_for_stdout(&started)?;
-    gets_last_answer(client)?;
-    let replaced = format!("worker {} replaced\n", old[0]);
-    server.program.wait_for_stderr(&replaced)?;
-    server.shut_down()
-}
-
-fn hangup_right_after_the_first_line(_: Command) -> Result<()> {
-    for _ in 0..10 {
-        let mut command = CLUSTER_HTTP.rust_command();
-        command.args(["127.0.0.1:0", "1"]);
-        let program = start(command)?;
-        program.wait_for_stdout("is running\n")?;
-        program.signal(Signal::SIGHUP)?;
-        let server = Server::listening(program)?;
-        same("status", &200, &server.connect()?.get()?.status)?;
-        server.shut_down()?;
-    }
-    Ok(())
 }
