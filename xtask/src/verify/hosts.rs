@@ -219,7 +219,7 @@ pub fn checks(suite: &Suite) {
 }
 
 /// The package of the host programs, with the files copied into it.
-static HOSTS: Package = Package::new(host::lay_out);
+pub static HOSTS: Package = Package::new(host::lay_out);
 
 /// Builds the programs.
 pub fn build() -> Result<()> {

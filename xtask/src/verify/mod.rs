@@ -12,6 +12,7 @@ mod inherited;
 #[path = "../../../fork-ipc/src/inspect.rs"]
 mod inspect;
 mod readmes;
+mod redis_jobs;
 mod settings;
 mod spawn_ls;
 mod suite;
@@ -79,6 +80,7 @@ fn register(suite: &Suite) -> Result<()> {
     readmes::checks(&suite.group("readmes"));
     copies::checks(&suite.group("copies"));
     hosts::checks(&suite.group("hosts"));
+    redis_jobs::checks(&suite.group("hosts").group("redis_jobs"));
     Ok(())
 }
 
