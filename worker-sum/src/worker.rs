@@ -99,18 +99,18 @@ impl<T> ParentPort<T> {
 ///
 /// `run` is a function, or a closure with types: `|data: &D, parent_port: &ParentPort<T>| …`.
 ///
-/// Returns their events, in the order in which they happen, each with the number of its worker, from
+/// Returns their events in the order in which they happen, each with the number of its worker, from
 /// 1 to `count`: Node's `worker.threadId`. The channel ends when all workers have ended.
 /// `worker_data` is shared where Node would copy it.
 ///
-/// To receive an event blocks the thread, and events that nobody receives are kept without a limit.
-/// In an async program, give each job a `tokio::sync::oneshot::Sender` instead: the worker sends the
-/// result to the task that waits for it. Where the queue of jobs is bounded and full, `try_send`
-/// fails at once.
+/// Receiving an event blocks the thread. Events that nobody receives are kept without a limit. In an
+/// async program, put a `tokio::sync::oneshot::Sender` into each job instead: the worker sends the
+/// result to the task that waits for it. If the queue of jobs is bounded, `try_send` fails at once
+/// when it is full.
 ///
 /// An error or a panic ends its worker: use [`attempt`] for each job of a queue. A panic prints its
-/// message on stderr, as any panic does, and then becomes [`Event::Error`]. With `panic = "abort"` in
-/// the profile, it ends the whole process instead.
+/// message on stderr, as any panic does, and then becomes [`Event::Error`]. With `panic = "abort"`
+/// in the profile, it ends the whole process instead.
 ///
 /// # Errors
 ///

@@ -1,5 +1,5 @@
-//! Packages that are made for the copied files. They stay in cargo's target folder, so that the next
-//! run builds only what has changed.
+//! Packages that are made for the copied files. They stay in cargo's target folder, so that the
+//! next run builds only what has changed.
 
 use std::env;
 use std::fs;

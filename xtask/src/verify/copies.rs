@@ -79,7 +79,7 @@ pub fn checks(suite: &Suite) {
         )
     });
 
-    // The headers and the host programs name the versions of the examples, which the lock file is for.
+    // The headers and the host programs name the versions of the examples' manifests.
     suite.check("versions", || {
         let hosts = requirements(&root().join("xtask/hosts"))?;
         for example in EXAMPLES {

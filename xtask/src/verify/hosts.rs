@@ -139,12 +139,18 @@ pub fn checks(suite: &Suite) {
         takes_less_than(20, start)
     });
 
+    // A number that is too large makes the library panic.
     suite.check("one_thread", || {
         let program = start(HOSTS.command("one_thread")?)?;
-        let ask = |_| Ok(client_of(&program)?.get()?.body.parse()?);
-        let mut numbers: Vec<u32> = (0..20).map(ask).collect::<Result<_>>()?;
-        numbers.sort_unstable();
-        same("the numbers", &(1..=20).collect::<Vec<_>>(), &numbers)
+        let add = |number: u64| -> Result<_> {
+            let mut client = client_of(&program)?;
+            Ok(client.get_at(&format!("/{number}"))?)
+        };
+        for sum in 1..=20 {
+            same("sum", &sum.to_string(), &add(1)?.body)?;
+        }
+        same("status", &500, &add(u64::MAX)?.status)?;
+        same("sum of the next library", "3", &add(3)?.body[..])
     });
 
     // A client that has got all of a short output, and one that goes before the end of a long one.
@@ -209,7 +215,11 @@ pub fn checks(suite: &Suite) {
         output.ended_with_code(0)
     });
 
-    suite.check("blocking", || HOSTS.prints("blocking", "100 sums\n"));
+    suite.check("blocking", || {
+        let output = run(HOSTS.command("blocking")?)?;
+        same("stdout", "100 sums\n", &output.stdout()[..])?;
+        output.ended_with("squares below 5000000: the sum is too large\n", 0)
+    });
 
     suite.check("data", || HOSTS.prints("data", "495000 characters\n"));
 

@@ -5,9 +5,9 @@
 //! the hash `primes:results`, or the error in `primes:failures`, under that id.
 //!
 //! Each job is done at least once. It is acknowledged together with its result. If that does not
-//! happen within SECONDS (60), its process has died, and another process takes the job. SECONDS must
-//! be more than two jobs take: a job waits until a thread is free. With `appendonly yes` in its
-//! configuration, Redis keeps the jobs when it is restarted.
+//! happen within SECONDS (60), its process has died, and another process takes the job. SECONDS
+//! must be more than two jobs take: a job waits until a thread is free. With `appendonly yes` in
+//! its configuration, Redis keeps the jobs when it is restarted.
 
 #[path = "../worker.rs"]
 mod worker;
