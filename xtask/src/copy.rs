@@ -92,7 +92,7 @@ fn add(crates: &[Crate], folder: &Path) -> Result<()> {
         let begins = |part: &str, whole: &str| format!("{whole}.").starts_with(&format!("{part}."));
         let spec = match requirements.get(name) {
             // cargo knows only the features of the oldest version that fits, so 1.0.60 replaces 1.
-            Some(there) if !begins(there, version) => {
+            Some(there) if there == version || !begins(there, version) => {
                 if !begins(version, there) {
                     eprintln!("It was checked with {name} {version}. The package has {there}.");
                 }
