@@ -1,6 +1,7 @@
 //! The programs: the examples, the same programs for Node, and the runtimes.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{LazyLock, OnceLock};
@@ -8,7 +9,7 @@ use std::sync::{LazyLock, OnceLock};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::examples::{EXAMPLES, Example};
+use crate::examples::{EXAMPLES, Example, SPAWN_LS};
 
 /// Programs that cargo has built, by their names.
 pub type Programs = BTreeMap<String, PathBuf>;
@@ -87,6 +88,22 @@ impl Example {
         node.arg(root().join(self.name).join(self.script));
         node
     }
+}
+
+/// A shell command in the folder of the workspace. It finds `cargo` and the Rust programs.
+pub fn shell(command: &str) -> Command {
+    let folders = [env!("CARGO").as_ref(), SPAWN_LS.program()].map(|path: &Path| path.parent());
+    let mut path: Vec<_> = folders.into_iter().flatten().map(PathBuf::from).collect();
+    path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", command])
+        .env(
+            "PATH",
+            env::join_paths(path).expect("no folder's name has a colon"),
+        )
+        .current_dir(root());
+    shell
 }
 
 /// The folder of the workspace.

@@ -91,6 +91,8 @@ impl Output {
 pub struct Running {
     child: Child,
     mark: String,
+    /// Whether all that it has started has ended.
+    has_finished: bool,
     stdout: Captured,
     stderr: Captured,
 }
@@ -217,6 +219,7 @@ pub fn start_on(mut command: Command, stdout: impl Into<Stdio>) -> Result<Runnin
         stderr: child.stderr.take().map(Captured::from).unwrap_or_default(),
         child,
         mark,
+        has_finished: false,
     })
 }
 
@@ -297,6 +300,7 @@ impl Running {
             let left = with_variable(&self.mark).into_iter().map(command_line);
             format!("left running: {}", left.collect::<Vec<_>>().join(", "))
         })?;
+        self.has_finished = true;
         Ok(Output {
             stdout: self.stdout.all(),
             stderr: self.stderr.all(),
@@ -321,6 +325,9 @@ fn kill_marked(mark: &str) {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if self.has_finished {
+            return;
+        }
         let _ = self.child.kill();
         kill_marked(&self.mark);
         let _ = wait_for("the program to end", || Ok(self.child.try_wait()?));

@@ -14,17 +14,20 @@ where
     if expected == actual {
         return Ok(());
     }
-    let (expected, actual) = (format!("{expected:#?}"), format!("{actual:#?}"));
-    // `Debug` writes a string in one line. This splits it into its own lines.
-    let (expected, actual) = (
-        expected.replace("\\n", "\\n\n"),
-        actual.replace("\\n", "\\n\n"),
-    );
+    let (expected, actual) = (shown(expected), shown(actual));
     let diff = TextDiff::from_lines(&expected, &actual);
-    bail!(
-        "{what} differs\n{}",
-        diff.unified_diff()
-            .context_radius(2)
-            .header("expected", "actual")
+    let diff = diff.unified_diff().context_radius(2).to_string();
+    bail!("{what} differs: '-' is expected, '+' has come\n{diff}")
+}
+
+/// A value in several lines. Those of a text are its own lines, with what cannot be seen escaped.
+fn shown(value: &(impl Debug + ?Sized)) -> String {
+    let shown = format!("{value:#?}");
+    let text = shown
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'));
+    text.map_or_else(
+        || format!("{shown}\n"),
+        |text| text.replace("\\n", "\n").replace("\\\"", "\""),
     )
 }

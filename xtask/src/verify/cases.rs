@@ -1,24 +1,20 @@
 //! Cases: command lines with their expected output, in the text files of `xtask/cases/`. Each runs
 //! with the Rust program. Where Node must do the same, it also runs with the program for Node.
 
-use std::env;
-use std::fs;
-use std::process::{Command, Stdio};
 use std::str;
 
-use anyhow::{Context, Result, bail};
+use anyhow::bail;
 
-use super::suite::Suite;
-use crate::examples::SPAWN_LS;
-use crate::harness::programs::root;
-use crate::harness::run::{Output, run};
-use crate::harness::same;
+use super::prelude::*;
+use crate::harness::programs::shell;
 
 /// A part of a file, between two empty lines.
 struct Case {
     name: String,
     /// For the shell.
     command: String,
+    /// A runtime or a file, without which it is ignored.
+    needs: Option<String>,
     rust: Expected,
     node: Node,
 }
@@ -47,7 +43,7 @@ pub fn checks(suite: &Suite) -> Result<()> {
     let text = fs::read_to_string(root().join(&file)).with_context(|| file.clone())?;
     let mut line = 1;
     for part in text.split("\n\n") {
-        let place = format!("{file}:{line}");
+        let place = format!("the case at {file}:{line}");
         line += part.matches('\n').count() + 2;
         if let Some(case) = Case::parse(part).with_context(|| place.clone())? {
             case.register(suite, &place);
@@ -67,6 +63,7 @@ impl Case {
         let mut case = Self {
             name: name.to_owned(),
             command: command.context("no '$ ' below the name")?.to_owned(),
+            needs: None,
             rust: Expected::default(),
             node: Node::Same,
         };
@@ -81,6 +78,8 @@ impl Case {
             } else if let Some(text) = line.strip_prefix('>') {
                 expected.stdout += text.strip_prefix(' ').unwrap_or(text);
                 expected.stdout += "\n";
+            } else if let Some(needs) = line.strip_prefix("needs ") {
+                case.needs = Some(needs.to_owned());
             } else if let Some(status) = line.strip_prefix("status ") {
                 expected.status = status.parse().context("the status is no number")?;
             } else {
@@ -100,6 +99,10 @@ impl Case {
 
     /// A check with the Rust program, and one with Node's.
     fn register(self, suite: &Suite, place: &str) {
+        let suite = match &self.needs {
+            Some(needs) => &suite.only_if(is_there(needs), &format!("there is no {needs}")),
+            None => suite,
+        };
         let example = suite.of();
         let expected_of_node = match self.node {
             Node::Same => Some(self.rust.clone()),
@@ -118,17 +121,10 @@ impl Case {
 }
 
 impl Expected {
-    /// Runs the command in the folder of the workspace. Its stdin is a pipe that stays open and to
-    /// which nothing is written.
+    /// Runs the command. Its stdin is a pipe that stays open and to which nothing is written.
     fn check(&self, command: &str) -> Result<()> {
-        let mut shell = Command::new("sh");
-        let programs = SPAWN_LS.program().parent().context("its folder")?;
-        let path = env::var("PATH").unwrap_or_default();
-        shell
-            .args(["-c", command])
-            .env("PATH", format!("{}:{path}", programs.display()))
-            .current_dir(root())
-            .stdin(Stdio::piped());
+        let mut shell = shell(command);
+        shell.stdin(Stdio::piped());
         self.compare(&run(shell)?)
             .with_context(|| format!("$ {command}"))
     }
@@ -146,6 +142,13 @@ impl Expected {
         }
         same("status", &self.status, &output.code())
     }
+}
+
+/// Whether there is a file, or a runtime of that name.
+fn is_there(what: &str) -> bool {
+    let mut runtimes = Runtime::ALL.into_iter();
+    let runtime = runtimes.find(|runtime| runtime.name() == what);
+    runtime.map_or_else(|| Path::new(what).exists(), Runtime::is_there)
 }
 
 fn sorted(lines: &str) -> Vec<&str> {

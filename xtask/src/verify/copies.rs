@@ -2,25 +2,16 @@
 //! built with the program from the file's header. Each example's folder is also built alone.
 
 use std::env;
-use std::fs;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::{LazyLock, OnceLock};
 
-use anyhow::{Context, Result, anyhow, ensure};
-use nix::sys::signal::Signal;
-use tempfile::TempDir;
+use anyhow::anyhow;
 
-use super::suite::Suite;
+use super::prelude::*;
 use crate::copy::{Header, copy, requirements};
-use crate::examples::{EXAMPLES, Example, FORK_IPC, File, SPAWN_LS, WORKER_SUM, files};
-use crate::harness::http::Client;
 use crate::harness::packages::{cargo_in, mirror, package};
-use crate::harness::programs::{Programs, Runtime, executables, peer, root};
-use crate::harness::run::{run, start};
-use crate::harness::{LIMIT, same, wait_for};
+use crate::harness::programs::{Programs, executables};
 
 /// The address in the header of `http.rs`.
 const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3000);

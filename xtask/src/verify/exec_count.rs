@@ -1,18 +1,6 @@
 //! The checks of exec-count.
 
-use std::fs;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
-
-use anyhow::{Result, ensure};
-use nix::sys::signal::Signal;
-use tempfile::TempDir;
-
-use super::suite::Suite;
-use crate::examples::EXEC_COUNT;
-use crate::harness::gate::Gates;
-use crate::harness::processes::wait_until_ended;
-use crate::harness::run::{Running, read_late, run, start, start_unread};
+use super::prelude::*;
 
 /// The limit for the bytes of each stream.
 const MEBIBYTE: usize = 1024 * 1024;
@@ -25,16 +13,6 @@ pub fn checks(suite: &Suite) {
         let expected = [b"Number of files: ", &[0; MEBIBYTE][..], b"\n"].concat();
         ensure!(output.stdout == expected, "{} bytes", output.stdout.len());
         output.ended_with("", 0)
-    });
-
-    suite.both("document", |mut command| {
-        let folder = TempDir::new()?;
-        fs::create_dir(folder.path().join("deeper"))?;
-        for name in ["a", "b", "deeper/c"] {
-            fs::write(folder.path().join(name), [])?;
-        }
-        command.current_dir(folder.path());
-        run(command)?.printed("Number of files: 3\n\n")
     });
 
     // What a command leaves running, with an output of its own, is not killed.

@@ -4,52 +4,18 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
 use super::inspect::inspect;
-use super::suite::Suite;
-use crate::examples::FORK_IPC;
-use crate::harness::gate::Gates;
-use crate::harness::pipes::Pipe;
-use crate::harness::programs::{Runtime, peer};
-use crate::harness::run::{read_late, run, start, start_on, start_unread};
-use crate::harness::{LIMIT, ipc, same, within_limit};
+use super::prelude::*;
+use crate::harness::ipc;
 
 pub fn checks(suite: &Suite) {
     for runtime in Runtime::ALL {
         exchanges(&suite.with(runtime), runtime);
     }
-
-    suite
-        .with(Runtime::Node)
-        .check("failing_child::throws", || {
-            let script = "process.on('message', () => { throw 'no' })";
-            let mut command = FORK_IPC.rust_command();
-            command.args(["node", "--eval", script]);
-            let output = run(command)?;
-            let error = "fork-ipc: the child ended before it answered (exit status: 1)\n";
-            ensure!(output.stderr().ends_with(error), "{:?}", output.stderr());
-            output.ended_with_code(1)
-        });
-
-    // Node takes the handle. The Rust program refuses it, and the child goes on.
-    suite.with(Runtime::Node).check("handle", || {
-        let expected = ["after it\nMessage from child: the last", "with a handle"];
-        let commands = [FORK_IPC.rust_command(), FORK_IPC.node_command()];
-        for (mut command, expected) in commands.into_iter().zip(expected) {
-            // Without a warning that the handle was not accepted.
-            command
-                .args(["node", "--no-warnings"])
-                .arg(peer("handle.mjs"));
-            run(command)?.printed(&format!("Message from child: {expected}\n"))?;
-        }
-        Ok(())
-    });
 
     // What is no channel.
     suite.rust("channel_fd::listener", |mut command| {
@@ -217,7 +183,7 @@ fn echoed_by(runtime: Runtime, messages: &Value) -> Result<()> {
 }
 
 fn list(messages: &Value) -> Result<&Vec<Value>> {
-    messages.as_array().context("an array")
+    messages.as_array().context("it is no array")
 }
 
 /// What `fork-ipc` prints of messages.

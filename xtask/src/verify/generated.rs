@@ -1,25 +1,16 @@
 //! Cases that are generated from a seed, for the Rust programs and for Node's.
 
-use std::fs;
 use std::iter::repeat_with;
 use std::ops::Range;
-use std::process::{Command, Stdio};
 use std::str;
 
-use anyhow::{Context, Result};
 use fastrand::Rng;
 use serde_json::{Map, Value, json};
-use tempfile::TempDir;
 
 use super::fork_ipc::file_of;
 use super::inspect::inspect;
-use super::settings::{SEED, settings};
-use super::suite::Suite;
-use crate::examples::{EXEC_COUNT, FORK_IPC, SPAWN_LS};
-use crate::harness::gate::Gates;
-use crate::harness::programs::{Runtime, peer};
-use crate::harness::run::{run, start};
-use crate::harness::{same, wait_until};
+use super::prelude::*;
+use super::settings::SEED;
 
 /// Words and other characters of every kind: wide ones, combining ones, and those that are escaped.
 #[rustfmt::skip]
@@ -223,7 +214,7 @@ fn messages() -> Result<()> {
     output.ended_with("", 0)?;
     let stdout = output.stdout();
     let expected: Vec<_> = stdout.split_terminator("\n\x1e\n").collect();
-    let messages = messages.as_array().context("an array")?;
+    let messages = messages.as_array().context("it is no array")?;
     same("printed messages", &messages.len(), &expected.len())?;
     for (message, expected) in messages.iter().zip(expected) {
         let actual = format!("Message from child: {}", inspect(message));

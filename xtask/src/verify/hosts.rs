@@ -1,23 +1,11 @@
 //! The checks of the host programs in `xtask/hosts`: small programs of the kind that people paste
 //! the files into. The files get there by `cargo xtask copy`.
 
-use std::fs;
-use std::process::{Command, Stdio};
-use std::thread;
-use std::time::Instant;
-
-use anyhow::{Result, ensure};
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use super::copies::Package;
-use super::suite::Suite;
-use crate::harness::http::{Client, GET};
-use crate::harness::processes::{children, wait_until_ended};
-use crate::harness::programs::{Runtime, cargo, peer};
-use crate::harness::run::{Running, run, start};
-use crate::harness::{same, takes_less_than, wait_for, wait_until};
+use super::prelude::*;
+use crate::harness::programs::cargo;
 use crate::host;
 
 /// Starts first, because it takes long: it makes the package.

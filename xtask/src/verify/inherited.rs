@@ -1,19 +1,9 @@
 //! The checks of what the examples inherit from the process that starts them: an ignored SIGCHLD,
 //! blocked signals, limits, and the process id 1. Node undoes the first two.
 
-use std::fs::File;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use nix::sys::signal::{SigHandler, SigSet, signal};
 
-use anyhow::{Result, ensure};
-use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
-
-use super::suite::Suite;
-use crate::examples::{EXEC_COUNT, Example, FORK_IPC, SPAWN_LS, WORKER_SUM};
-use crate::harness::gate::Gates;
-use crate::harness::processes::{children, signal_to};
-use crate::harness::run::{below_a_shell, run, start, start_on};
+use super::prelude::*;
 
 /// An example and its command lines.
 #[derive(Clone, Copy)]
@@ -78,7 +68,6 @@ pub fn checks(suite: &Suite) {
             }
             Ok(())
         });
-        stdout_on_a_full_disk(&suite, start.args);
     }
 
     let can_unshare = unshare(&mut Command::new("true")).status();
@@ -95,7 +84,6 @@ pub fn checks(suite: &Suite) {
     suite.rust("signals_blocked", |command| {
         signals_blocked(command, &["18446744073709551615"])
     });
-    stdout_on_a_full_disk(&suite, &[]);
 }
 
 /// Starts the program with SIGCHLD ignored. A shell cannot: dash does not ignore this signal.
@@ -120,20 +108,6 @@ fn signals_blocked(mut command: Command, endless: &[&str]) -> Result<()> {
     let program = start(command)?;
     program.signal(Signal::SIGTERM)?;
     program.finish()?.ended_with_code(-(Signal::SIGTERM as i32))
-}
-
-fn stdout_on_a_full_disk(suite: &Suite, args: &'static [&str]) {
-    let name = suite.of().name;
-    let has_device = Path::new("/dev/full").exists();
-    let suite = suite.only_if(has_device, "there is no /dev/full");
-    suite.rust("stdout_on_a_full_disk", move |mut command| {
-        let disk = File::options().write(true).open("/dev/full")?;
-        command.args(args);
-        let error = "cannot write to stdout: No space left on device (os error 28)";
-        start_on(command, disk)?
-            .finish()?
-            .ended_with(&format!("{name}: {error}\n"), 1)
-    });
 }
 
 /// Runs the command as process 1, like the first process of a container.

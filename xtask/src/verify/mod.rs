@@ -11,6 +11,7 @@ mod hosts;
 mod inherited;
 #[path = "../../../fork-ipc/src/inspect.rs"]
 mod inspect;
+mod prelude;
 mod readmes;
 mod redis_jobs;
 mod settings;

@@ -2,21 +2,11 @@
 //! and their figures are those that the bench has measured.
 
 use std::collections::HashMap;
-use std::fs;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
-
-use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
 
 use super::hosts;
-use super::suite::Suite;
+use super::prelude::*;
 use crate::copy::blocks;
-use crate::examples::{EXAMPLES, files};
-use crate::harness::programs::{cargo, root};
-use crate::harness::run::{run, start};
-use crate::harness::{same, wait_until};
+use crate::harness::programs;
 use crate::host;
 
 /// A check of one README.
@@ -93,8 +83,8 @@ fn transcripts(readme: &Path) -> Result<()> {
         for step in format!("\n{block}").split("\n$ ").skip(1) {
             let (command, expected) = step.split_once('\n').unwrap_or((step, ""));
             let actual = match expected.trim_end().strip_suffix("^C") {
-                None => run(shell(command)?)?.stdout(),
-                Some(lines) => until_interrupted(shell(command)?, lines.lines().count())?,
+                None => run(shell(readme, command))?.stdout(),
+                Some(lines) => until_interrupted(shell(readme, command), lines.lines().count())?,
             };
             let expected = expected.trim_end().trim_end_matches("^C");
             same(
@@ -120,19 +110,19 @@ fn until_interrupted(mut shell: Command, lines: usize) -> Result<String> {
     Ok(program.finish()?.stdout())
 }
 
-/// A shell that runs a command and prints what comes on both streams.
-fn shell(command: &str) -> Result<Command> {
-    let cargo = cargo();
-    let cargo = Path::new(cargo.get_program()).parent();
-    let path = std::env::var("PATH").unwrap_or_default();
-    let path = format!("{}:{path}", cargo.context("cargo's folder")?.display());
-    let mut shell = Command::new("sh");
+/// A shell that runs a command of a README. In an example's README it starts the program that is
+/// built already. The README of the workspace shows `cargo run`, so there it is run.
+fn shell(readme: &Path, command: &str) -> Command {
+    let example = readme.parent().unwrap_or(readme).display();
+    let cargo_run = format!("cargo run -q -p {example}");
+    let command = match command.strip_prefix(&cargo_run) {
+        Some(args) => format!("{example}{}", args.replacen(" -- ", " ", 1)),
+        None => command.to_owned(),
+    };
+    // What comes on both streams is in the transcript.
+    let mut shell = programs::shell(&format!("exec 2>&1; {command}"));
+    shell.stdin(Stdio::null());
     shell
-        .args(["-c", &format!("exec 2>&1; {command}")])
-        .current_dir(root())
-        .env("PATH", path)
-        .stdin(Stdio::null());
-    Ok(shell)
 }
 
 /// The text without what differs from run to run: the process ids and the port of a cluster.

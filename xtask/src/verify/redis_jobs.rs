@@ -3,15 +3,9 @@
 use std::collections::BTreeMap;
 use std::io::{Seek, Write};
 use std::net::TcpListener;
-use std::process::Command;
-
-use anyhow::{Result, ensure};
-use nix::sys::signal::Signal;
 
 use super::hosts::HOSTS;
-use super::suite::Suite;
-use crate::harness::run::{Running, run, start};
-use crate::harness::{same, wait_for, wait_until};
+use super::prelude::*;
 
 const RESULTS: &str = "primes:results";
 const FAILURES: &str = "primes:failures";

@@ -1,18 +1,6 @@
 //! The checks of spawn-ls.
 
-use std::os::unix::process::CommandExt;
-use std::process::Command;
-
-use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
-use tempfile::TempDir;
-
-use super::suite::Suite;
-use crate::examples::SPAWN_LS;
-use crate::harness::gate::Gates;
-use crate::harness::processes::{memory, wait_until_ended};
-use crate::harness::run::{below_a_shell, read_late, run, start, start_unread};
-use crate::harness::{same, wait_until};
+use super::prelude::*;
 
 /// The longest piece of output, in bytes.
 const CHUNK: usize = 64 * 1024;
@@ -135,9 +123,9 @@ pub fn checks(suite: &Suite) {
         output.ended_with("", 0)?;
         let stdout = output.stdout();
         let data = stdout.strip_suffix("child process exited with code 0\n");
-        let chunks = data.context("the last line")?.lines();
+        let chunks = data.context("the last line is not there")?.lines();
         let chunks: Option<Vec<_>> = chunks.map(|chunk| chunk.strip_prefix("stdout: ")).collect();
-        let chunks = chunks.context("a prefix")?;
+        let chunks = chunks.context("a line has no prefix")?;
         let lengths = || chunks.iter().map(|chunk| chunk.len());
         same("bytes", &BYTES, &lengths().sum::<usize>())?;
         // The command is faster than this program, so most chunks are as long as they can be.

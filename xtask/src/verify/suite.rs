@@ -85,7 +85,7 @@ impl Suite {
     /// A check.
     #[track_caller]
     pub fn check(&self, name: impl Display, check: impl FnOnce() -> Result<()> + Send + 'static) {
-        self.check_at(Location::caller(), name, check);
+        self.check_at(caller(), name, check);
     }
 
     /// A check that starts the Rust program in its own way.
@@ -108,7 +108,7 @@ impl Suite {
     ) {
         self.rust(&name, check.clone());
         let command = self.of().node_command();
-        self.node_at(Location::caller(), name, || check(command));
+        self.node_at(caller(), name, || check(command));
     }
 
     /// A check that stands at `place`.
@@ -144,7 +144,7 @@ impl Suite {
         check: impl FnOnce() -> Result<Completion> + Send + 'static,
     ) {
         let name = format!("{}{name}", self.start);
-        let place = format!("{place}: {name}");
+        let place = place.to_string();
         let ignored = self.ignored.clone();
         let check = Trial::ignorable_test(name.clone(), move || match ignored {
             Some(reason) => Ok(Completion::ignored_with(reason)),
@@ -167,6 +167,13 @@ impl Suite {
     }
 }
 
+/// Where a check is registered.
+#[track_caller]
+fn caller() -> String {
+    let caller = Location::caller();
+    format!("the check at {}:{}", caller.file(), caller.line())
+}
+
 /// How many checks that run Node's program only have passed.
 pub fn passed_with_node_only() -> usize {
     OF_NODE.load(Ordering::Relaxed)
@@ -174,16 +181,24 @@ pub fn passed_with_node_only() -> usize {
 
 /// What is printed of a check that has failed.
 fn failed(error: &anyhow::Error, name: &str, place: &str) -> Failed {
-    // The lines of the checks that led to the error, the innermost first.
-    let trace = error.backtrace().to_string();
-    let lines = trace.lines().filter_map(|line| {
-        let file = line.find("xtask/src/verify/")?;
-        (!line.contains("verify/suite.rs")).then(|| format!("  at {}\n", &line[file..]))
-    });
-    let text = format!(
-        "{error:#}\n{}  in {place}\nTo run it again: cargo xtask verify --exact {name}",
-        lines.collect::<String>(),
-    );
+    let parts = error
+        .chain()
+        .map(|part| part.to_string().trim_end().to_owned());
+    let mut lines: Vec<_> = parts.collect();
+    // The lines of the check that led to the error, the innermost first.
+    for line in error.backtrace().to_string().lines() {
+        let file = line.split_once("xtask/src/verify/").map(|(_, file)| file);
+        let machinery = ["suite.rs", "cases.rs", "units.rs"];
+        if let Some(file) = file.filter(|file| !machinery.iter().any(|name| file.starts_with(name)))
+        {
+            lines.push(format!("  at xtask/src/verify/{file}"));
+        }
+    }
+    lines.push(format!("  in {place}"));
+    lines.push(format!(
+        "To run it again: cargo xtask verify --exact {name}"
+    ));
+    let text = lines.join("\n");
     if settings().fail_fast {
         eprintln!("{text}");
         Sweep::end();

@@ -20,7 +20,7 @@ pub fn checks(suite: &Suite) -> Result<()> {
                 .context("an unknown kind of test")?;
             let name = test.replace("tests::", "");
             let (program, test) = (program.clone(), test.to_owned());
-            let place = format!("a unit test of {example}");
+            let place = format!("the unit tests of {example}");
             suite
                 .group(&example)
                 .add(place, name, move || run_test(&program, &test));

@@ -1,18 +1,6 @@
 //! The checks of worker-sum.
 
-use std::io;
-use std::process::Command;
-use std::time::Duration;
-
-use anyhow::{Result, ensure};
-use nix::errno::Errno;
-use nix::sys::signal::Signal;
-
-use super::suite::Suite;
-use crate::harness::pipes::Pipe;
-use crate::harness::processes::cpu_time;
-use crate::harness::run::{Output, run, start, start_on, start_unread, waits_without_cpu};
-use crate::harness::{same, wait_until};
+use super::prelude::*;
 
 const MAIN_THREAD: &str = "This is the main thread\n";
 
@@ -55,16 +43,6 @@ pub fn checks(suite: &Suite) {
         let stopped = stderr.matches("Worker stopped with exit code 1\n").count();
         same("workers that stopped", &2, &stopped)?;
         output.ended_with_code(1)
-    });
-
-    // The system has no room for the stack of a thread.
-    suite.rust("no_thread_starts", |mut command| {
-        command.env("RUST_MIN_STACK", (1_u64 << 50).to_string());
-        let output = run(command)?;
-        same("stdout", MAIN_THREAD, &output.stdout())?;
-        let error = io::Error::from(Errno::EAGAIN);
-        let stderr = format!("worker-sum: cannot start a worker thread: {error}\n");
-        output.ended_with(&stderr, 1)
     });
 
     suite.rust("stdout_closed_early", |mut command| {

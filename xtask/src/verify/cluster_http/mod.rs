@@ -10,30 +10,8 @@ mod round_robin;
 mod shutdown;
 
 // The files of this folder use these with `use super::*`.
-use std::fs;
-use std::io;
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
-use tempfile::TempDir;
-
-use super::settings::settings;
-use super::suite::Suite;
-use crate::examples::CLUSTER_HTTP;
-use crate::harness::gate::Gates;
-use crate::harness::http::{Answer, Client, GET, Load};
-use crate::harness::pipes::Pipe;
-use crate::harness::processes::{children, memory, signal_to, wait_until_ended};
-use crate::harness::run::{
-    Running, below_a_shell, run, start, start_on, start_unread, waits_without_cpu,
-};
+use super::prelude::*;
 use crate::harness::server::Server;
-use crate::harness::{LIMIT, same, takes_less_than, wait_for, wait_until};
 
 pub fn checks(suite: &Suite) {
     http::checks(&suite.group("http"));

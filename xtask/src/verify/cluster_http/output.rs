@@ -1,8 +1,6 @@
 //! A stdout or a stderr that fails does not harm the service.
 
-use std::fs::File;
 use std::net::SocketAddr;
-use std::path::Path;
 
 use super::*;
 use crate::harness::http::free_port;
@@ -51,7 +49,7 @@ pub fn checks(suite: &Suite) {
         "stdout_on_a_full_disk",
         |mut command| {
             command.args(ONE_WORKER);
-            let disk = File::options().write(true).open("/dev/full")?;
+            let disk = fs::File::options().write(true).open("/dev/full")?;
             serves_on(start_on(command, disk)?)
         },
     );
