@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 Usage: cargo xtask verify [FILTER] [OPTION]...
-       cargo xtask bench [FILTER | --write]
+       cargo xtask bench [FILTER | --write | --alternatives [--write]]
        cargo xtask copy [FILE DIR]
        cargo xtask host [NAME [ARG]...]
 

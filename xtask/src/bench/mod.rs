@@ -4,6 +4,7 @@
 //! The programs are built with `--release` and started by their own command lines. In each round
 //! the three are measured one after the other, so that a ratio compares samples of the same moment.
 
+pub mod alternatives;
 mod chart;
 mod cluster_http;
 mod exec_count;
@@ -29,10 +30,12 @@ use crate::harness::run::{Running, Sweep, start_on};
 
 const USAGE: &str = "\
 Usage: cargo xtask bench [FILTER | --write]
+       cargo xtask bench --alternatives [--write]
 
 Measures the rows whose names contain FILTER, and prints a table.
---write  measures all rows, and also writes the table to xtask/COSTS.md and the chart to
-         xtask/bench.svg";
+--write         measures all rows, and also writes the table to xtask/COSTS.md and the chart to
+                xtask/bench.svg
+--alternatives  measures other ways to run a command in Rust beside spawn.rs and exec.rs, instead";
 
 /// Which program a sample is of.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -103,8 +106,8 @@ pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
     let args: Vec<String> = args.collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let (filter, write) = match words[..] {
-        [] => ("", false),
-        ["--write"] => ("", true),
+        [] | ["--alternatives"] => ("", false),
+        ["--write"] | ["--alternatives", "--write"] => ("", true),
         ["-h" | "--help"] => {
             writeln!(stdout(), "{USAGE}")?;
             return Ok(ExitCode::SUCCESS);
@@ -123,6 +126,14 @@ pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
 
     // SAFETY: no thread has been started.
     let _sweep = unsafe { Sweep::new()? };
+    if words.contains(&"--alternatives") {
+        let table = alternatives::table()?;
+        writeln!(stdout(), "{table}")?;
+        if write {
+            report::write("cargo xtask bench --alternatives --write", &table)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     build(&["--release"])?;
     build_baseline()?;
 
@@ -132,7 +143,7 @@ pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
     let table = report::table(&measured)?;
     writeln!(stdout(), "{table}")?;
     if write {
-        report::write(&table)?;
+        report::write("cargo xtask bench --write", &table)?;
         chart::write(&measured)?;
     }
     Ok(ExitCode::SUCCESS)
@@ -159,8 +170,7 @@ fn select(filter: &str) -> Result<Vec<&'static Group>> {
 
 fn measure(groups: &[&Group]) -> Result<Vec<Measured>> {
     let rounds: usize = groups.iter().map(|group| group.rounds).sum();
-    let style = ProgressStyle::with_template("{elapsed} {wide_bar} {pos}/{len} {msg}")?;
-    let progress = ProgressBar::new(rounds as u64).with_style(style);
+    let progress = progress(rounds)?;
     let mut who = vec![Who::Rust, Who::Node, Who::Baseline];
     who.retain(|who| *who != Who::Node || Runtime::Node.is_there());
 
@@ -186,6 +196,11 @@ fn measure(groups: &[&Group]) -> Result<Vec<Measured>> {
     }
     progress.finish_and_clear();
     Ok(all)
+}
+
+fn progress(rounds: usize) -> Result<ProgressBar> {
+    let style = ProgressStyle::with_template("{elapsed} {wide_bar} {pos}/{len} {msg}")?;
+    Ok(ProgressBar::new(rounds as u64).with_style(style))
 }
 
 /// Pins `work`, and all processes and threads that it starts, to one CPU. On two CPUs, processes

@@ -10,20 +10,18 @@ use sysinfo::System;
 use super::{Kind, Measured, Who};
 use crate::harness::programs::root;
 
-/// The page with the table, and the lines before and after the table.
+/// The page with the tables.
 const PAGE: &str = "xtask/COSTS.md";
-const BEGIN: &str = "<!-- cargo xtask bench --write: begin -->";
-const END: &str = "<!-- cargo xtask bench --write: end -->";
 
 /// A median, and the median distance of the values from it.
-struct Median {
+pub struct Median {
     value: f64,
     spread: f64,
 }
 
 impl Median {
     /// `None` when there are no values, or where a row does not apply.
-    fn of(values: impl Iterator<Item = f64> + Clone) -> Option<Self> {
+    pub fn of(values: impl Iterator<Item = f64> + Clone) -> Option<Self> {
         let median = |mut values: Vec<f64>| {
             values.sort_by(f64::total_cmp);
             // `NAN` comes last.
@@ -73,16 +71,8 @@ pub fn table(measured: &[Measured]) -> Result<String> {
             "" => better.to_owned(),
             unit => format!("{unit}, {better}"),
         };
-        let value = |who| {
-            let median = Median::of(measured.of(who).iter().copied());
-            median.map_or("—".into(), |median| rounded(median.value))
-        };
-        let ratio = |to| match measured.ratio(Who::Rust, to) {
-            Some(Median { value, spread }) => {
-                format!("{} ± {spread:.*}", rounded(value), decimals(value))
-            }
-            None => "—".into(),
-        };
+        let value = |who| figure(Median::of(measured.of(who).iter().copied()));
+        let ratio = |to| with_spread(measured.ratio(Who::Rust, to));
         table += &format!(
             "| {} | {unit} | {} | {} | {} | {} | {} |\n",
             measured.row.name,
@@ -94,6 +84,19 @@ pub fn table(measured: &[Measured]) -> Result<String> {
         );
     }
     Ok(format!("{table}\n{}", machine()?))
+}
+
+pub fn figure(median: Option<Median>) -> String {
+    median.map_or("—".into(), |median| rounded(median.value))
+}
+
+pub fn with_spread(median: Option<Median>) -> String {
+    match median {
+        Some(Median { value, spread }) => {
+            format!("{} ± {spread:.*}", rounded(value), decimals(value))
+        }
+        None => "—".into(),
+    }
 }
 
 /// How many digits after the point a figure has: three digits in all, or at most five after the
@@ -114,7 +117,7 @@ fn rounded(value: f64) -> String {
 }
 
 /// Where this was measured, in one line.
-fn machine() -> Result<String> {
+pub fn machine() -> Result<String> {
     let mut system = System::new();
     system.refresh_cpu_all();
     let cpu = system.cpus().first().map_or("unknown", |cpu| cpu.brand());
@@ -135,13 +138,14 @@ fn machine() -> Result<String> {
     ))
 }
 
-/// Writes the table into the page.
-pub fn write(table: &str) -> Result<()> {
+/// Writes a table into the page, between the lines that name the command.
+pub fn write(command: &str, table: &str) -> Result<()> {
+    let [begin, end] = ["begin", "end"].map(|edge| format!("<!-- {command}: {edge} -->"));
     let path = root().join(PAGE);
     let page = fs::read_to_string(&path).with_context(|| format!("cannot read {PAGE}"))?;
-    let place = || format!("{PAGE} has no lines '{BEGIN}' and '{END}'");
-    let (before, rest) = page.split_once(BEGIN).with_context(place)?;
-    let (_, after) = rest.split_once(END).with_context(place)?;
-    fs::write(path, format!("{before}{BEGIN}\n\n{table}\n\n{END}{after}"))?;
+    let place = || format!("{PAGE} has no lines '{begin}' and '{end}'");
+    let (before, rest) = page.split_once(&begin).with_context(place)?;
+    let (_, after) = rest.split_once(&end).with_context(place)?;
+    fs::write(path, format!("{before}{begin}\n\n{table}\n\n{end}{after}"))?;
     Ok(())
 }

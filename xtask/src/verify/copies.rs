@@ -9,6 +9,7 @@ use std::sync::{LazyLock, OnceLock};
 use anyhow::anyhow;
 
 use super::prelude::*;
+use crate::bench::alternatives;
 use crate::copy::{Header, copy, requirements};
 use crate::harness::packages::{cargo_in, mirror, package};
 use crate::harness::programs::{Programs, executables};
@@ -96,6 +97,13 @@ pub fn checks(suite: &Suite) {
         fs::write(manifest, format!("{package}[dependencies]{crates}"))?;
         succeeds(cargo_in(&folder)?.args(["update", "--quiet"]))?;
         succeeds(cargo_in(&folder)?.args(["check", "--quiet", "--all-targets"]))
+    });
+
+    // What only the bench builds. processkit needs Rust 1.88.
+    suite.on_request().check("alternatives", || {
+        let folder = alternatives::lay_out()?;
+        succeeds(cargo_in(&folder)?.args(["fmt", "--check"]))?;
+        succeeds(cargo_in(&folder)?.args(LINT.split(' ')))
     });
 
     suite.check("cluster", || {
