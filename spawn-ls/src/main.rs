@@ -9,7 +9,7 @@
 mod console;
 mod spawn;
 
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 
 use anyhow::Result;
 use tokio::process::Command;
@@ -17,12 +17,14 @@ use tokio::process::Command;
 use spawn::{Event, spawn};
 
 async fn run(command: &mut Command) -> Result<()> {
+    command.stdin(Stdio::null());
     let mut ls = spawn(command)?;
 
     while let Some(event) = ls.next_event().await? {
         match event {
             Event::Stdout(data) => console::log(format_args!("stdout: {data}"))?,
             Event::Stderr(data) => console::error(format_args!("stderr: {data}"))?,
+            Event::Exit(_) => {}
             Event::Close(status) => {
                 // After a signal there is no code: Node prints null.
                 let code = status.code().map_or("null".into(), |code| code.to_string());

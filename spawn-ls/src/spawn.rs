@@ -3,7 +3,8 @@
 //! Copy this file. It needs:
 //!
 //! ```sh
-//! cargo add tokio@1 --features io-util,macros,process,rt-multi-thread,time
+//! cargo add nix@0.32 --features process,signal
+//! cargo add tokio@1 --features io-util,macros,process,rt-multi-thread,signal,time
 //! ```
 //!
 //! ```rust,ignore
@@ -18,7 +19,7 @@
 //!     while let Some(event) = du.next_event().await? {
 //!         match event {
 //!             spawn::Event::Stdout(data) => bytes += data.len(),
-//!             spawn::Event::Stderr(_) => {}
+//!             spawn::Event::Stderr(_) | spawn::Event::Exit(_) => {}
 //!             spawn::Event::Close(status) => writeln!(stdout(), "{bytes} bytes, {status}")?,
 //!         }
 //!     }
@@ -39,8 +40,12 @@ use std::ops::Deref;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpgid};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 /// The longest chunk of output in one event, in bytes. It is Node's.
@@ -50,18 +55,22 @@ const CHUNK: usize = 64 * 1024;
 /// long for a read, so several small writes often become one chunk.
 const GATHER: Duration = Duration::from_millis(2);
 
-/// The error number for an executable file in an unknown format.
-const ENOEXEC: i32 = 8;
-
-/// A running command: Node's `ChildProcess`. It is killed when this is dropped. Its child processes
-/// are not.
+/// A running command: Node's `ChildProcess`. When this is dropped, it sends SIGKILL as
+/// [`ChildProcess::kill`] does, and does not wait.
 pub struct ChildProcess {
+    /// Node's `child.stdin`, if `command.stdin(Stdio::piped())` was set. Take it before the first
+    /// [`ChildProcess::next_event`], which closes it. Write to it in another task: a command whose
+    /// output is not read can stop reading. Drop it to end the command's input.
+    pub stdin: Option<ChildStdin>,
     child: Child,
+    /// What `kill` signals: the command's id, or as a negative number its group.
+    target: Pid,
     stdout: Output<ChildStdout>,
     stderr: Output<ChildStderr>,
     /// What the last event holds.
     chunk: Vec<u8>,
-    closed: bool,
+    /// How many of [`Event::Exit`] and [`Event::Close`] have been returned.
+    last_events: usize,
 }
 
 /// The events of Node's `ChildProcess`, under its names.
@@ -71,6 +80,9 @@ pub enum Event<'a> {
     Stdout(Data<'a>),
     /// Node's `stderr.on('data')`: at most 64 KiB.
     Stderr(Data<'a>),
+    /// Node's `'exit'`: the command has exited. Output can still follow: the end of a long one, or
+    /// that of another process that has stdout or stderr open.
+    Exit(ExitStatus),
     /// Node's `'close'`, the last event: the command has exited, and no process has its stdout or
     /// stderr open.
     Close(ExitStatus),
@@ -81,13 +93,20 @@ pub enum Event<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Data<'a>(&'a [u8]);
 
-/// Starts `command` with an empty stdin: Node's `child_process.spawn()`.
+/// Starts `command`: Node's `child_process.spawn()`.
 ///
-/// This sets the command's stdin, stdout, stderr and `kill_on_drop`, and for a script without a
-/// `#!` line a `pre_exec`.
+/// This sets the command's stdout and stderr, and for a script without a `#!` line a `pre_exec`.
+/// Stdin stays as the caller has set it: without that, it is inherited (Node: a pipe). The command
+/// does not get `NODE_CHANNEL_FD` and `NODE_CHANNEL_SERIALIZATION_MODE`: that channel belongs to
+/// this process.
 ///
-/// The command stays in this process's group, as in Node: Ctrl-C in a terminal reaches both. If
-/// this process is killed, the command runs on.
+/// The command stays in this process's group, as in Node: Ctrl-C in a terminal reaches both. After
+/// `command.process_group(0)` it leads a group of its own. Ctrl-C then reaches neither the command
+/// nor what it starts; [`ChildProcess::kill`] and a drop reach all of them. If this process is
+/// killed, the command runs on.
+///
+/// SIGCHLD gets tokio's handler. Otherwise, if this process was started with SIGCHLD ignored, the
+/// system would keep no exit status.
 ///
 /// # Errors
 ///
@@ -97,13 +116,14 @@ pub struct Data<'a>(&'a [u8]);
 ///
 /// Outside a tokio runtime.
 pub fn spawn(command: &mut Command) -> io::Result<ChildProcess> {
+    drop(signal(SignalKind::child())?);
     command
-        .stdin(Stdio::null())
+        .env_remove("NODE_CHANNEL_FD")
+        .env_remove("NODE_CHANNEL_SERIALIZATION_MODE")
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
+        .stderr(Stdio::piped());
     let mut started = command.spawn();
-    if matches!(&started, Err(error) if error.raw_os_error() == Some(ENOEXEC)) {
+    if matches!(&started, Err(error) if error.raw_os_error() == Some(Errno::ENOEXEC as i32)) {
         // A script without a `#!` line. After a `pre_exec`, the standard library uses `execvp`,
         // which has the shell run such a script. Node always uses it.
         // SAFETY: the closure does nothing.
@@ -113,11 +133,15 @@ pub fn spawn(command: &mut Command) -> io::Result<ChildProcess> {
         let program = command.as_std().get_program().to_string_lossy();
         io::Error::new(error.kind(), format!("cannot spawn {program}: {error}"))
     })?;
+    let pid = child.id().expect("it has not been waited for") as i32;
+    let leads_a_group = getpgid(Some(Pid::from_raw(pid))) == Ok(Pid::from_raw(pid));
     Ok(ChildProcess {
+        stdin: child.stdin.take(),
+        target: Pid::from_raw(if leads_a_group { -pid } else { pid }),
         stdout: Output::new(child.stdout.take()),
         stderr: Output::new(child.stderr.take()),
         chunk: Vec::with_capacity(CHUNK),
-        closed: false,
+        last_events: 0,
         child,
     })
 }
@@ -131,7 +155,8 @@ impl ChildProcess {
     ///
     /// When a pipe cannot be read, or the command cannot be waited for.
     pub async fn next_event(&mut self) -> io::Result<Option<Event<'_>>> {
-        if !self.has_data() {
+        self.stdin = None;
+        if !self.has_event() {
             self.gather(GATHER).await?;
         }
         self.chunk.clear();
@@ -144,26 +169,45 @@ impl ChildProcess {
             swap(&mut self.chunk, &mut self.stderr.data);
             return Ok(Some(Event::Stderr(Data(&self.chunk))));
         }
-        if self.closed {
-            return Ok(None);
-        }
         let status = self.child.wait().await?;
-        self.closed = true;
-        Ok(Some(Event::Close(status)))
+        let last_events = [Event::Exit(status), Event::Close(status)];
+        let event = last_events.into_iter().nth(self.last_events);
+        self.last_events += 1;
+        Ok(event)
     }
 
-    /// Reads both pipes until `wait` is over, which begins with the first bytes. It reads them at the
-    /// same time: otherwise the command could block on the one that is not read.
+    /// The command's process id: Node's `child.pid`. `None` when the command has exited, because
+    /// another process can then get the same id.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Sends a signal to the command: Node's `child.kill()`. After `command.process_group(0)`, it
+    /// reaches the whole group.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` when the command has exited, even if other processes of its group have not. `EPERM`
+    /// when the command runs as another user.
+    pub fn kill(&self, signal: Signal) -> io::Result<()> {
+        self.id().ok_or(Errno::ESRCH)?;
+        Ok(kill(self.target, signal)?)
+    }
+
+    /// Reads both pipes until `wait` is over, which begins with the first bytes or at the command's
+    /// exit. It reads them at the same time: otherwise the command could block on the one that is
+    /// not read.
     async fn gather(&mut self, wait: Duration) -> io::Result<()> {
         let mut deadline = Instant::now();
         while self.is_open() && self.stdout.has_room() && self.stderr.has_room() {
-            let has_data = self.has_data();
+            let has_event = self.has_event();
             tokio::select! {
                 read = self.stdout.read() => read?,
                 read = self.stderr.read() => read?,
-                () = sleep_until(deadline), if has_data => break,
+                status = self.child.wait(), if self.id().is_some() => { status?; }
+                () = sleep_until(deadline), if has_event => break,
             }
-            if !has_data {
+            if !has_event {
                 deadline = Instant::now() + wait;
             }
         }
@@ -174,8 +218,17 @@ impl ChildProcess {
         self.stdout.pipe.is_some() || self.stderr.pipe.is_some()
     }
 
-    fn has_data(&self) -> bool {
-        !self.stdout.data.is_empty() || !self.stderr.data.is_empty()
+    /// Whether there is an event to return. The exit comes after what was read with it.
+    fn has_event(&self) -> bool {
+        let has_exited = self.id().is_none() && self.last_events == 0;
+        has_exited || !self.stdout.data.is_empty() || !self.stderr.data.is_empty()
+    }
+}
+
+impl Drop for ChildProcess {
+    fn drop(&mut self) {
+        // tokio reaps it later.
+        let _ = self.kill(Signal::SIGKILL);
     }
 }
 
@@ -229,9 +282,55 @@ impl fmt::Display for Data<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    use tokio::io::AsyncWriteExt;
     use tokio::time::timeout;
 
     use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// A shell that has started a `cat`. The shell gives its stdin another number, because what it
+    /// starts in the background gets an empty stdin.
+    const WITH_A_CAT: &str = "exec 3<&0; cat <&3 >&3 & echo; wait";
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    /// A shell, and the other end of the socket that is its stdin. The socket ends when no process
+    /// has it open any more.
+    fn shell_on_a_socket(script: &str, in_a_group: bool) -> (ChildProcess, UnixStream) {
+        let (socket, theirs) = UnixStream::pair().unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut command = shell(script);
+        command.stdin(OwnedFd::from(theirs));
+        if in_a_group {
+            command.process_group(0);
+        }
+        (spawn(&mut command).unwrap(), socket)
+    }
+
+    /// The next events as text: `stdout a`, `exit 3`.
+    async fn events(child: &mut ChildProcess, count: usize) -> Vec<String> {
+        let mut events = Vec::new();
+        while events.len() < count {
+            let event = timeout(LIMIT, child.next_event()).await;
+            events.push(match event.expect("it comes").unwrap() {
+                Some(Event::Stdout(data)) => format!("stdout {data}"),
+                Some(Event::Stderr(data)) => format!("stderr {data}"),
+                Some(Event::Exit(status)) => format!("exit {status}"),
+                Some(Event::Close(status)) => format!("close {status}"),
+                None => "none".into(),
+            });
+        }
+        events
+    }
 
     #[tokio::test]
     async fn data_as_bytes_and_as_text() {
@@ -248,10 +347,106 @@ mod tests {
     #[tokio::test]
     async fn small_writes_are_not_held_back() {
         let script = "while :; do printf x; sleep 0.005; done";
-        let mut shell = spawn(Command::new("sh").args(["-c", script])).unwrap();
+        let mut shell = spawn(&mut shell(script)).unwrap();
         let gather = shell.gather(Duration::from_millis(200));
-        let gathered = timeout(Duration::from_secs(20), gather).await;
+        let gathered = timeout(LIMIT, gather).await;
         gathered.expect("the wait ends").unwrap();
         assert!(shell.stdout.data.len() > 1);
+    }
+
+    /// More than the pipes hold, written and read at the same time.
+    #[tokio::test]
+    async fn stdin_is_written_while_stdout_is_read() {
+        let sent: Vec<u8> = (0..1_000_000_u32).map(|number| number as u8).collect();
+        let mut cat = spawn(Command::new("cat").stdin(Stdio::piped())).unwrap();
+        let mut stdin = cat.stdin.take().unwrap();
+        let all = sent.clone();
+        tokio::spawn(async move { stdin.write_all(&all).await });
+        let mut received = Vec::new();
+        while let Some(event) = timeout(LIMIT, cat.next_event()).await.unwrap().unwrap() {
+            if let Event::Stdout(data) = event {
+                received.extend_from_slice(&data);
+            }
+        }
+        assert!(sent == received, "{} bytes", received.len());
+    }
+
+    #[tokio::test]
+    async fn stdin_that_nobody_takes_is_closed() {
+        let mut cat = spawn(Command::new("cat").stdin(Stdio::piped())).unwrap();
+        let status = "exit status: 0";
+        let expected = [format!("exit {status}"), format!("close {status}")];
+        assert_eq!(events(&mut cat, 2).await, expected);
+    }
+
+    /// A process in the background has stdout open. What was written before the exit comes before.
+    #[tokio::test]
+    async fn exit_before_close() {
+        let script = "exec 3<&0; cat <&3 & echo a; echo b >&2; exit 3";
+        let (mut shell, mut socket) = shell_on_a_socket(script, true);
+        let before = ["stdout a\n", "stderr b\n", "exit exit status: 3"];
+        assert_eq!(events(&mut shell, 3).await, before);
+        assert_eq!(shell.id(), None);
+        let error = shell.kill(Signal::SIGKILL).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::ESRCH as i32));
+        socket.write_all(b"late").unwrap();
+        drop(socket);
+        let after = ["stdout late", "close exit status: 3", "none", "none"];
+        assert_eq!(events(&mut shell, 4).await, after);
+    }
+
+    #[tokio::test]
+    async fn exit_beside_endless_output() {
+        let mut shell = spawn(&mut shell("yes & exit 3")).unwrap();
+        let exit = async {
+            while let Some(event) = shell.next_event().await.unwrap() {
+                if let Event::Exit(status) = event {
+                    return status.code();
+                }
+            }
+            None
+        };
+        assert_eq!(timeout(LIMIT, exit).await, Ok(Some(3)));
+    }
+
+    #[tokio::test]
+    async fn kill_reaches_a_group() {
+        let (mut shell, mut socket) = shell_on_a_socket(WITH_A_CAT, true);
+        assert_eq!(events(&mut shell, 1).await, ["stdout \n"]);
+        assert!(shell.id().is_some());
+        shell.kill(Signal::SIGTERM).unwrap();
+        let signal = "signal: 15 (SIGTERM)";
+        let ends = [format!("exit {signal}"), format!("close {signal}")];
+        assert_eq!(events(&mut shell, 2).await, ends);
+        assert_eq!(socket.read_to_end(&mut Vec::new()).unwrap(), 0);
+    }
+
+    /// In the group of this process, it reaches only the command.
+    #[tokio::test]
+    async fn kill_reaches_one_process() {
+        let (mut shell, mut socket) = shell_on_a_socket(WITH_A_CAT, false);
+        assert_eq!(events(&mut shell, 1).await, ["stdout \n"]);
+        shell.kill(Signal::SIGTERM).unwrap();
+        assert_eq!(events(&mut shell, 1).await, ["exit signal: 15 (SIGTERM)"]);
+        socket.write_all(b"a").unwrap();
+        socket.read_exact(&mut [0]).unwrap();
+    }
+
+    #[tokio::test]
+    async fn drop_reaches_a_group() {
+        let (mut shell, mut socket) = shell_on_a_socket(WITH_A_CAT, true);
+        assert_eq!(events(&mut shell, 1).await, ["stdout \n"]);
+        drop(shell);
+        assert_eq!(socket.read_to_end(&mut Vec::new()).unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn drop_after_exit_signals_nothing() {
+        let script = "exec 3<&0; cat <&3 >&3 & exit";
+        let (mut shell, mut socket) = shell_on_a_socket(script, true);
+        assert_eq!(events(&mut shell, 1).await, ["exit exit status: 0"]);
+        drop(shell);
+        socket.write_all(b"a").unwrap();
+        socket.read_exact(&mut [0]).unwrap();
     }
 }

@@ -40,7 +40,7 @@ async fn next_piece(child: &mut ChildProcess) -> io::Result<Option<Bytes>> {
     while let Some(event) = child.next_event().await? {
         match event {
             Event::Stdout(data) => return Ok(Some(Bytes::copy_from_slice(&data))),
-            Event::Stderr(_) => {}
+            Event::Stderr(_) | Event::Exit(_) => {}
             Event::Close(status) if status.success() => {}
             // The response ends without its last chunk. By this the client sees the failure.
             Event::Close(status) => return Err(io::Error::other(status.to_string())),
