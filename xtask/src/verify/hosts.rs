@@ -1,9 +1,13 @@
 //! The checks of the host programs in `xtask/hosts`: small programs of the kind that people paste
 //! the files into. The files get there by `cargo xtask copy`.
 
+use std::io::Write;
+
+use os_pipe::pipe;
 use serde_json::{Value, json};
 
 use super::copies::Package;
+use super::inherited::ignore_sigchld;
 use super::prelude::*;
 use crate::harness::programs::cargo;
 use crate::host;
@@ -119,12 +123,118 @@ pub fn checks(suite: &Suite) {
         same("the marks of the commands", &expected, &marks)
     });
 
-    // One of its commands leaves a process that sleeps for 3 seconds.
-    suite.check("stream", || {
-        let command = HOSTS.command("stream")?;
-        let start = Instant::now();
-        run(command)?.printed("10000000 bytes\n")?;
-        takes_less_than(20, start)
+    suite.check("stream", || HOSTS.prints("stream", "10000000 bytes\n"));
+
+    // No line is lost or mixed with another one, wherever the chunks end.
+    suite.check("concurrently", || {
+        let mut command = HOSTS.command("concurrently")?;
+        command.args(["seq 200000", "seq 200000; printf end"]);
+        let output = run(command)?;
+        let stdout = output.stdout();
+        let (mut expected, mut actual) = (String::new(), String::new());
+        for label in ["[0] ", "[1] "] {
+            expected.extend((1..=200_000).map(|number| format!("{label}{number}\n")));
+            let lines = stdout.split_inclusive('\n');
+            actual.extend(lines.filter(|line| line.starts_with(label)));
+        }
+        expected += "[1] end\n";
+        same("bytes", &expected.len(), &stdout.len())?;
+        ensure!(actual == expected, "the lines are others");
+        output.ended_with_code(0)
+    });
+
+    // A failed command and Ctrl-C also end what the commands have started.
+    suite.check("concurrently_stops", || {
+        for interrupt in [false, true] {
+            let gates = Gates::new()?;
+            let (report_1, wait_2) = (gates.report(1), gates.wait(2));
+            let cleans_up = format!("trap 'echo bye; exit' TERM; sleep 1000 & {report_1}; wait");
+            let mut command = HOSTS.command("concurrently")?;
+            command.args([cleans_up, format!("{wait_2}; exit 3")]);
+            let program = start(command)?;
+            gates.reported(1)?;
+            match interrupt {
+                true => program.signal(Signal::SIGINT)?,
+                false => gates.open(2)?,
+            }
+            let output = program.finish()?;
+            same("stdout", "[0] bye\n", &output.stdout()[..])?;
+            output.ended_with_code(1)?;
+        }
+        Ok(())
+    });
+
+    // 100 MB are packed and unpacked, in constant memory.
+    suite.check("filter", || {
+        let numbers = (0_u32..).flat_map(|number| format!("{number}\n").into_bytes());
+        let block: Vec<u8> = numbers.take(1_000_000).collect();
+        let (input, mut feeder) = pipe()?;
+        let (packed, packer) = pipe()?;
+        let mut pack = HOSTS.command("filter")?;
+        pack.args(["gzip", "-1c"]).stdin(input);
+        let mut unpack = HOSTS.command("filter")?;
+        unpack.args(["gzip", "-dc"]).stdin(packed);
+        let pack = start_on(pack, packer)?;
+        let (unpack, mut unpacked) = start_unread(unpack)?;
+
+        let sent = block.clone();
+        let feeding = thread::spawn(move || {
+            let result = (0..100).try_for_each(|_| feeder.write_all(&sent));
+            result.map(|()| feeder)
+        });
+        // What comes last is held back until the input ends.
+        let mut received = vec![0; block.len()];
+        for _ in 0..99 {
+            unpacked.read_exact(&mut received)?;
+            ensure!(received == block, "it has changed");
+        }
+        for program in [&pack, &unpack] {
+            let memory = memory(program.pid())?;
+            ensure!(memory < 32.0, "it takes {memory} MiB");
+        }
+        drop(feeding.join().expect("it does not panic")?);
+        ensure!(unpacked.read_to_end()? == block, "the end has changed");
+        pack.finish()?.ended_with("", 0)?;
+        unpack.finish()?.ended_with("", 0)
+    });
+
+    // Also where SIGCHLD is ignored.
+    suite.check("ci_step", || {
+        let folder = TempDir::new()?;
+        let log = folder.path().join("log");
+        let step = |limit: &str, script: &str| {
+            let mut command = HOSTS.command("ci_step")?;
+            command.arg(&log).args([limit, "sh", "-c", script]);
+            ignore_sigchld(&mut command);
+            start(command)
+        };
+        for (script, code) in [("exit 7", 7), ("kill -9 $$", 137)] {
+            step("1000", script)?.finish()?.ended_with("", code)?;
+        }
+
+        // Its output comes before its end.
+        let gates = Gates::new()?;
+        let script = format!("echo a; echo b >&2; {}; exit 7", gates.wait(1));
+        let program = step("1000", &script)?;
+        program.wait_for_stdout("a\n")?;
+        program.wait_for_stderr("b\n")?;
+        same("log", "a\nb\n", &fs::read_to_string(&log)?[..])?;
+        gates.open(1)?;
+        program.finish()?.ended_with_code(7)?;
+
+        // A process in the background has the output open.
+        let program = step("1000", &format!("({}) & exit 7", gates.wait(2)))?;
+        wait_until_ended(program.pid())?;
+        gates.open(2)?;
+        program.finish()?.ended_with("", 7)?;
+
+        let script = "trap '' TERM INT; sleep 1000 & echo a; wait";
+        let output = step("1", script)?.finish()?;
+        output.ended_with("ci_step: killed after 1s\n", 124)?;
+        let program = step("1000", script)?;
+        program.wait_for_stdout("a\n")?;
+        program.signal(Signal::SIGINT)?;
+        program.finish()?.ended_with("", 130)
     });
 
     // A number that is too large makes the library panic.
@@ -141,24 +251,32 @@ pub fn checks(suite: &Suite) {
         same("sum of the next library", "3", &add(3)?.body[..])
     });
 
-    // A client that has got all of a short output, and one that goes before the end of a long one.
+    // A client that has got all of a short output, and one that leaves while the command is silent.
     suite.check("stream_route", || {
-        let mut command = HOSTS.command("stream_route")?;
-        command.args(["sh", "-c", "echo a; echo b >&2; echo c"]);
-        let program = start(command)?;
+        let serve = |script: &str| {
+            let mut command = HOSTS.command("stream_route")?;
+            command.args(["sh", "-c", script]);
+            start(command)
+        };
+        let program = serve("echo a; echo b >&2; echo c")?;
         same("body", "a\nc\n", &client_of(&program)?.get()?.body)?;
-        drop(program);
+        program.wait_for_stderr("b\n")?;
 
-        let mut command = HOSTS.command("stream_route")?;
-        command.arg("yes");
-        let program = start(command)?;
+        let gates = Gates::new()?;
+        let silent = format!("{}; exec sleep 1000", gates.report(1));
+        let program = serve(&format!("sh -c '{silent}' & wait"))?;
         let mut client = client_of(&program)?;
         client.send(GET)?;
-        let yes = wait_for("the command to run", || {
-            Ok(children(program.pid()).first().copied())
-        })?;
+        let sleep = gates.reported(1)?;
         drop(client);
-        wait_until_ended(yes)
+        wait_until_ended(sleep)?;
+
+        // The service ends, and with it the command of a client that stays.
+        let mut client = client_of(&program)?;
+        client.send(GET)?;
+        wait_until("the command to run", || Ok(gates.reported(1)? != sleep))?;
+        program.signal(Signal::SIGTERM)?;
+        program.finish()?.ended_with("", 0)
     });
 
     // The first piece of the body comes back before the client has sent the second.
