@@ -12,7 +12,6 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::progress;
 use super::report::{Median, figure, machine, with_spread};
 use crate::copy::copy;
 use crate::examples::{EXEC_COUNT, SPAWN_LS};
@@ -88,9 +87,9 @@ pub fn table() -> Result<String> {
     let text = folder.path().join("text");
     fs::write(&text, LINE.repeat(LINES))?;
 
-    let progress = progress(ROUNDS + 1)?;
     let mut samples = HashMap::<_, Vec<f64>>::new();
-    for _ in 0..ROUNDS {
+    for round in 1..=ROUNDS {
+        eprintln!("round {round}/{ROUNDS}");
         for task in COSTS {
             for way in ways.clone() {
                 let sample = program.sample(way, task, &text);
@@ -98,7 +97,6 @@ pub fn table() -> Result<String> {
                 samples.entry((way, task)).or_default().push(sample);
             }
         }
-        progress.inc(1);
     }
     let lock = fs::read_to_string(package.join("Cargo.lock"))?;
     let mut table = HEAD.to_owned();
@@ -125,7 +123,6 @@ pub fn table() -> Result<String> {
         }
         table += "\n";
     }
-    progress.finish_and_clear();
     Ok(format!("{table}\n{}", machine()?))
 }
 

@@ -20,7 +20,6 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
 use os_pipe::PipeReader;
 use tempfile::TempDir;
 
@@ -169,19 +168,17 @@ fn select(filter: &str) -> Result<Vec<&'static Group>> {
 }
 
 fn measure(groups: &[&Group]) -> Result<Vec<Measured>> {
-    let rounds: usize = groups.iter().map(|group| group.rounds).sum();
-    let progress = progress(rounds)?;
     let mut who = vec![Who::Rust, Who::Node, Who::Baseline];
     who.retain(|who| *who != Who::Node || Runtime::Node.is_there());
 
     let mut all = Vec::new();
-    for group in groups {
+    for (number, group) in (1..).zip(groups) {
+        eprintln!("{number}/{}: {}", groups.len(), group.rows[0].name);
         let empty = |row: &Row| Measured {
             row: *row,
             samples: who.iter().map(|who| (*who, Vec::new())).collect(),
         };
         let mut measured: Vec<Measured> = group.rows.iter().map(empty).collect();
-        progress.set_message(group.rows[0].name);
         for _ in 0..group.rounds {
             for (number, who) in who.iter().enumerate() {
                 let samples = (group.sample)(*who)
@@ -190,17 +187,10 @@ fn measure(groups: &[&Group]) -> Result<Vec<Measured>> {
                     measured.samples[number].1.push(sample);
                 }
             }
-            progress.inc(1);
         }
         all.extend(measured);
     }
-    progress.finish_and_clear();
     Ok(all)
-}
-
-fn progress(rounds: usize) -> Result<ProgressBar> {
-    let style = ProgressStyle::with_template("{elapsed} {wide_bar} {pos}/{len} {msg}")?;
-    Ok(ProgressBar::new(rounds as u64).with_style(style))
 }
 
 /// Pins `work`, and all processes and threads that it starts, to one CPU. On two CPUs, processes
