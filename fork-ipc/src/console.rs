@@ -5,13 +5,15 @@ use std::ffi::OsString;
 use std::fmt::Display;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::signal::SigSet;
 use nix::unistd::write;
+use tokio::runtime::{Builder, Runtime};
 
 const NAME: &str = env!("CARGO_PKG_NAME");
 
@@ -60,7 +62,7 @@ fn write_line(out: impl AsFd, name: &str, line: &impl Display) -> io::Result<()>
 ///
 /// An error becomes one line on stderr and status 1. It is no error when the reader of stdout
 /// closes it early, as `head -1` does.
-pub fn run(usage: &str, program: impl FnOnce(Vec<OsString>) -> Result<()>) -> ExitCode {
+pub fn run(usage: &str, program: impl AsyncFnOnce(Vec<OsString>) -> Result<()>) -> ExitCode {
     match start(usage, program) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -71,21 +73,29 @@ pub fn run(usage: &str, program: impl FnOnce(Vec<OsString>) -> Result<()>) -> Ex
     }
 }
 
-fn start(usage: &str, program: impl FnOnce(Vec<OsString>) -> Result<()>) -> Result<()> {
+fn start(usage: &str, program: impl AsyncFnOnce(Vec<OsString>) -> Result<()>) -> Result<()> {
     let args: Vec<OsString> = env::args_os().skip(1).collect();
     match args.first().and_then(|first| first.to_str()) {
         Some("-h" | "--help") => log(usage)?,
         Some("--version") => log(format_args!("{NAME} {}", env!("CARGO_PKG_VERSION")))?,
         _ => {
-            // The parent may have blocked signals, or may ignore SIGCHLD, and then waiting for a
-            // child fails. Node resets both when it starts.
+            // The parent may have blocked signals. Node resets this when it starts.
             SigSet::empty().thread_set_mask()?;
-            // SAFETY: the default action runs no code of this program.
-            unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl)? };
-            program(args)?;
+            let runtime = runtime().context("cannot start the async runtime")?;
+            runtime.block_on(program(args))?;
         }
     }
     Ok(())
+}
+
+fn runtime() -> io::Result<Runtime> {
+    // tokio panics if it cannot open six descriptors.
+    drop([
+        UnixStream::pair()?,
+        UnixStream::pair()?,
+        UnixStream::pair()?,
+    ]);
+    Builder::new_current_thread().enable_all().build()
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -11,45 +11,46 @@ mod ipc;
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
+use tokio::process::Command;
 
 use inspect::inspect;
 use ipc::fork;
 
 // parent.js
-fn parent(program: &OsStr, args: &[OsString]) -> Result<()> {
+async fn parent(program: &OsStr, args: &[OsString]) -> Result<()> {
     let mut command = Command::new(program);
     command.args(args);
     let mut child = fork(command)?;
 
-    child.send(&json!({ "hello": "world" }))?;
+    // A child that ends without reading it may have sent something.
+    let _ = child.send(&json!({ "hello": "world" })).await;
 
     let mut answered = false;
-    while let Some(message) = child.next_message()? {
+    while let Some(message) = child.next_message().await? {
         console::log(format_args!("Message from child: {}", inspect(&message)))?;
         // Without this, both processes would wait for ever.
         child.disconnect();
         answered = true;
     }
     // Node's parent is silent when its child fails. Here that is an error.
-    let status = child.wait()?;
+    let status = child.wait().await?;
     ensure!(answered, "the child ended before it answered ({status})");
     ensure!(status.success(), "the child failed ({status})");
     Ok(())
 }
 
 // child.js
-fn child() -> Result<()> {
-    // SAFETY: it changes the environment, and no other thread has been started.
-    let mut process = unsafe { ipc::process() }?;
+async fn child() -> Result<()> {
+    let mut process = ipc::process()?;
 
-    while let Some(message) = process.next_message()? {
+    while let Some(message) = process.next_message().await? {
         // No `?` here: the parent gets its answer even if stdout is closed.
         let _ = console::log(format_args!("Message from parent: {}", inspect(&message)));
-        process.send(&json!({ "foo": "bar" }))?;
+        process.send(&json!({ "foo": "bar" })).await?;
     }
     Ok(())
 }
@@ -63,10 +64,10 @@ With `child` it is the child process, on the channel in NODE_CHANNEL_FD.
 Default: this program, as `fork-ipc child`";
 
 fn main() -> ExitCode {
-    console::run(USAGE, |args| match &args[..] {
+    console::run(USAGE, async |args| match &args[..] {
         // fork('./child.js')
-        [] => parent(env::current_exe()?.as_os_str(), &["child".into()]),
-        [role] if role == "child" => child(),
-        [program, args @ ..] => parent(program, args),
+        [] => parent(env::current_exe()?.as_os_str(), &["child".into()]).await,
+        [role] if role == "child" => child().await,
+        [program, args @ ..] => parent(program, args).await,
     })
 }

@@ -8,15 +8,16 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use anyhow::{Context, Error, Result, ensure};
+use serde_json::{Value, json};
+use tokio::try_join;
 
 use super::{Group, Who, cost, milliseconds, on_one_cpu, program, rate, start};
 use crate::examples::FORK_IPC;
-use crate::harness::ipc;
 use crate::harness::processes::memory;
 use crate::harness::programs::{Runtime, peer, root};
 use crate::harness::run::{self, Running};
+use crate::harness::{block_on, ipc};
 
 pub const GROUPS: &[Group] = &[
     Group {
@@ -58,7 +59,7 @@ const QUESTION: &[u8] = b"{\"hello\":\"world\"}\n";
 enum How {
     /// Each message is sent after the answer to the one before.
     Turns,
-    /// All messages are sent without waiting. Another thread reads the answers.
+    /// All messages are sent without waiting. The answers are received at the same time.
     Stream,
 }
 
@@ -83,21 +84,7 @@ fn exchange(who: Who, how: How) -> Result<f64> {
         How::Stream => ("stream", 20_000),
     };
     let seconds = match who {
-        Who::Rust => {
-            let mut child = ipc::fork(child(who))?;
-            let (sender, question) = (child.sender(), json!({ "hello": "world" }));
-            let ask = || {
-                ensure!(sender.send(&question)?, "the channel closed");
-                Ok(())
-            };
-            let receive = || {
-                child
-                    .next_message()?
-                    .map(drop)
-                    .context("the channel closed")
-            };
-            time(how, count, ask, receive)?
-        }
+        Who::Rust => block_on(exchange_with_rust(how, count))?,
         Who::Node => {
             let mut node = Runtime::Node.script(&peer("rounds.mjs"));
             node.arg(node_child()).args([name, &count.to_string()]);
@@ -106,38 +93,65 @@ fn exchange(who: Who, how: How) -> Result<f64> {
             parent.finish()?.ended_with_code(0)?;
             seconds
         }
-        Who::Baseline => {
-            let (_child, socket) = baseline_child()?;
-            let (mut reader, mut line) = (BufReader::new(&socket), String::new());
-            let ask = || Ok((&socket).write_all(QUESTION)?);
-            let receive = || {
-                line.clear();
-                ensure!(reader.read_line(&mut line)? > 0, "the channel closed");
-                Ok(())
-            };
-            time(how, count, ask, receive)?
-        }
+        Who::Baseline => exchange_with_baseline(how, count)?,
     };
     Ok(f64::from(count) / seconds)
 }
 
-/// The seconds until `count` messages are answered.
-fn time(
-    how: How,
-    count: u32,
-    ask: impl Fn() -> Result<()> + Sync,
-    mut receive: impl FnMut() -> Result<()>,
-) -> Result<f64> {
-    // The first answer shows that the child is ready.
+/// The seconds until `count` messages are answered, after the first answer, which shows that the
+/// child is ready.
+async fn exchange_with_rust(how: How, count: u32) -> Result<f64> {
+    let mut child = ipc::fork(child(Who::Rust).into())?;
+    let (sender, question) = (child.sender(), json!({ "hello": "world" }));
+    let ask = async |times| {
+        for _ in 0..times {
+            sender.send(&question).await?;
+        }
+        anyhow::Ok(())
+    };
+    let mut receive = async |times| {
+        for _ in 0..times {
+            let answer = child.next_message::<Value>().await?;
+            answer.context("the channel closed")?;
+        }
+        Ok(())
+    };
+    ask(1).await?;
+    receive(1).await?;
+    let began = Instant::now();
+    match how {
+        How::Turns => {
+            for _ in 0..count {
+                ask(1).await?;
+                receive(1).await?;
+            }
+        }
+        How::Stream => _ = try_join!(ask(count), receive(count))?,
+    }
+    Ok(began.elapsed().as_secs_f64())
+}
+
+/// The same with the baseline. A thread sends while another one receives.
+fn exchange_with_baseline(how: How, count: u32) -> Result<f64> {
+    let (_child, socket) = baseline_child()?;
+    let (mut reader, mut line) = (BufReader::new(&socket), String::new());
+    let ask = || (&socket).write_all(QUESTION);
+    let mut receive = || {
+        line.clear();
+        ensure!(reader.read_line(&mut line)? > 0, "the channel closed");
+        Ok(())
+    };
     ask()?;
     receive()?;
     let began = Instant::now();
     match how {
-        How::Turns => (0..count).try_for_each(|_| ask().and_then(|()| receive()))?,
+        How::Turns => {
+            (0..count).try_for_each(|_| ask().map_err(Error::from).and_then(|()| receive()))?
+        }
         How::Stream => thread::scope(|scope| {
             let asking = scope.spawn(|| (0..count).try_for_each(|_| ask()));
             (0..count).try_for_each(|_| receive())?;
-            asking.join().expect("it does not panic")
+            Ok::<_, Error>(asking.join().expect("it does not panic")?)
         })?,
     }
     Ok(began.elapsed().as_secs_f64())
@@ -183,8 +197,11 @@ fn childs_memory(who: Who) -> Result<f64> {
         BufReader::new(socket.try_clone()?).read_line(&mut String::new())?;
         return memory(child.pid());
     }
-    let mut child = ipc::fork(child(who))?;
-    child.send(&json!({ "hello": "world" }))?;
-    child.next_message()?.context("the channel closed")?;
-    memory(child.id())
+    block_on(async {
+        let mut child = ipc::fork(child(who).into())?;
+        child.send(&json!({ "hello": "world" })).await?;
+        let answer: Option<Value> = child.next_message().await?;
+        answer.context("the channel closed")?;
+        memory(child.process.id().context("it has ended")?)
+    })
 }

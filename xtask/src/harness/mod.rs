@@ -14,4 +14,4 @@ pub mod server;
 mod wait;
 
 pub use same::same;
-pub use wait::{LIMIT, takes_less_than, wait_for, wait_until, within_limit};
+pub use wait::{LIMIT, block_on, takes_less_than, wait_for, wait_until};

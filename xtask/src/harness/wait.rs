@@ -1,10 +1,10 @@
 //! How a check waits, with a limit.
 
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
+use tokio::runtime::Builder;
 
 /// How long a check waits for a condition. Even on a slow machine, none takes this long.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -43,15 +43,8 @@ pub fn takes_less_than(seconds: u64, start: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Runs `work`, which may block for ever, on a thread of its own.
-///
-/// # Errors
-///
-/// When it takes longer than [`LIMIT`], or fails.
-pub fn within_limit<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let (sender, done) = mpsc::channel();
-    thread::spawn(move || sender.send(work()));
-    done.recv_timeout(LIMIT)?
+/// Runs async work on this thread.
+pub fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(work)
 }

@@ -7,10 +7,11 @@ use std::os::unix::net::UnixStream;
 
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
+use tokio::time::timeout;
 
 use super::inspect::inspect;
 use super::prelude::*;
-use crate::harness::ipc;
+use crate::harness::{block_on, ipc};
 
 pub fn checks(suite: &Suite) {
     for runtime in Runtime::ALL {
@@ -18,12 +19,9 @@ pub fn checks(suite: &Suite) {
     }
 
     // What is no channel.
-    suite.rust("channel_fd::listener", |mut command| {
-        command
-            .arg("child")
-            .stdin(OwnedFd::from(TcpListener::bind("127.0.0.1:0")?))
-            .env("NODE_CHANNEL_FD", "0");
-        let error = "NODE_CHANNEL_FD is 0, which is not a connected Unix socket";
+    suite.check("channel_fd::listener", || {
+        let command = child_on(TcpListener::bind("127.0.0.1:0")?);
+        let error = "NODE_CHANNEL_FD is '3', which is not a connected Unix socket";
         run(command)?.ended_with(&format!("fork-ipc: {error}\n"), 1)
     });
 
@@ -32,12 +30,7 @@ pub fn checks(suite: &Suite) {
         let (mut ours, theirs) = UnixStream::pair()?;
         ours.set_read_timeout(Some(LIMIT))?;
         theirs.set_nonblocking(true)?;
-        let mut command = Command::new(FORK_IPC.program());
-        command
-            .arg("child")
-            .env("NODE_CHANNEL_FD", "0")
-            .stdin(OwnedFd::from(theirs));
-        let program = start(command)?;
+        let program = start(child_on(theirs))?;
         let mut answers = BufReader::new(ours.try_clone()?);
         for _ in 0..2 {
             // The program waits for each.
@@ -88,6 +81,14 @@ pub fn checks(suite: &Suite) {
         // The child still gets the message. Nobody gets its answer.
         program.finish()?.ended_by(Signal::SIGKILL)
     });
+}
+
+/// `fork-ipc child` with this as its channel.
+fn child_on(channel: impl Into<OwnedFd>) -> Command {
+    let child = FORK_IPC.program();
+    let mut command = below_a_shell("exec 3<&0", Command::new(child).arg("child"));
+    command.env("NODE_CHANNEL_FD", "3").stdin(channel.into());
+    command
 }
 
 /// Exchanges with another runtime, as parent and as child.
@@ -167,19 +168,22 @@ fn parent_of(runtime: Runtime, then: &str, messages: &Value) -> Result<()> {
 
 /// `ipc.rs` and a child that sends each message back.
 fn echoed_by(runtime: Runtime, messages: &Value) -> Result<()> {
-    let messages = list(messages)?.clone();
-    within_limit(move || {
-        let mut child = ipc::fork(runtime.script(&peer("echo.mjs")))?;
-        for message in &messages {
-            ensure!(child.send(message)?, "the child has closed the channel");
+    let messages = list(messages)?;
+    let exchange = async {
+        let mut child = ipc::fork(runtime.script(&peer("echo.mjs")).into())?;
+        for message in messages {
+            child.send(message).await?;
         }
-        for message in &messages {
-            same("message", &Some(message), &child.next_message()?.as_ref())?;
+        for message in messages {
+            let echo: Option<Value> = child.next_message().await?;
+            same("message", &Some(message), &echo.as_ref())?;
         }
         child.disconnect();
-        same("message after the last", &None, &child.next_message()?)?;
-        same("code", &Some(0), &child.wait()?.code())
-    })
+        let end: Option<Value> = child.next_message().await?;
+        same("message after the last", &None, &end)?;
+        same("code", &Some(0), &child.wait().await?.code())
+    };
+    block_on(async { timeout(LIMIT, exchange).await? })
 }
 
 fn list(messages: &Value) -> Result<&Vec<Value>> {

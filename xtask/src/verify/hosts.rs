@@ -69,34 +69,48 @@ pub fn checks(suite: &Suite) {
         program.finish()?.ended_with_code(0)
     });
 
-    // The child answers some questions later than others.
+    // The child answers some questions later than others, and some wrongly.
     suite.with(Runtime::Node).check("node_backend", || {
         let mut command = HOSTS.command("node_backend")?;
         command.arg(peer("backend.mjs"));
         let program = start(command)?;
-        let ask = |mut client: Client, word: &str| -> Result<Value> {
-            let body = client.get_at(&format!("/?word={word}"))?.body;
-            Ok(serde_json::from_str(&body)?)
+        let ask = |mut client: Client, word: &str| -> Result<_> {
+            let Answer { status, body, .. } = client.get_at(&format!("/?word={word}"))?;
+            Ok((status, serde_json::from_str(&body).unwrap_or_default()))
         };
-        let slow = client_of(&program)?;
-        let start = Instant::now();
-        let slow = thread::spawn(move || ask(slow, "slow").map(|answer| (answer, start.elapsed())));
-        let fast = ask(client_of(&program)?, "fast")?;
-        let fast_after = start.elapsed();
-        let (slow, slow_after) = slow.join().expect("it does not panic")?;
-        same("answer", &json!({ "type": "length", "value": 4 }), &fast)?;
-        same(
-            "slow answer",
-            &json!({ "type": "ratio", "value": 0.25 }),
-            &slow,
-        )?;
-        ensure!(fast_after < slow_after, "the fast answer came last");
-        let request = "/?word=exit";
-        let status = client_of(&program)?.get_at(request)?.status;
-        same("status when the child exits", &502, &status)?;
+        let later = |word: &'static str| -> Result<_> {
+            let client = client_of(&program)?;
+            Ok(thread::spawn(move || {
+                ask(client, word).map(|answer| (answer, Instant::now()))
+            }))
+        };
+        let length = |value| (200, json!({ "type": "length", "value": value }));
+        let slow = later("slow")?;
+        same("answer", &length(4), &ask(client_of(&program)?, "fast")?)?;
+        let fast_at = Instant::now();
+        let (answer, slow_at) = slow.join().expect("it does not panic")?;
+        let ratio = json!({ "type": "ratio", "value": 0.25 });
+        same("slow answer", &(200, ratio), &answer)?;
+        ensure!(fast_at < slow_at, "the fast answer came last");
+
+        // The child sends what is no answer. The others arrive.
+        let no_answer = (502, Value::Null);
+        same("wrong", &no_answer, &ask(client_of(&program)?, "wrong")?)?;
+        same("odd", &length(3), &ask(client_of(&program)?, "odd")?)?;
+        let error = "cannot read the message '\"no answer\"': ";
+        program.wait_for_stderr(error)?;
+
+        // No request waits for a child that has ended. Another child answers the next one.
+        let never = later("never")?;
+        program.wait_for_stderr("no answer yet\n")?;
+        same("exit", &no_answer, &ask(client_of(&program)?, "exit")?)?;
+        let (answer, _) = never.join().expect("it does not panic")?;
+        same("answer when the child ends", &no_answer, &answer)?;
+        same("next", &length(4), &ask(client_of(&program)?, "next")?)?;
+
         // The child ends with the channel.
         program.signal(Signal::SIGTERM)?;
-        program.finish()?.ended_by(Signal::SIGTERM)
+        program.finish()?.ended_with_code(-(Signal::SIGTERM as i32))
     });
 
     suite.with(Runtime::Node).check("node_worker", || {
@@ -106,6 +120,16 @@ pub fn checks(suite: &Suite) {
             .stdin(Stdio::null());
         run(node)?.printed("[ 12586269025, 10, 55 ]\n")
     });
+
+    let python = Command::new("python3").arg("--version").output();
+    suite
+        .only_if(python.is_ok(), "python3 is not on the path")
+        .check("python_child", || {
+            HOSTS.prints(
+                "python_child",
+                "[2, 4, 4, 4, 5, 5, 7, 9]: 5 ± 2\n[]: no numbers\n",
+            )
+        });
 
     suite.check("commands", || {
         let folder = TempDir::new()?;
@@ -330,7 +354,7 @@ pub fn checks(suite: &Suite) {
     suite.check("data", || HOSTS.prints("data", "495000 characters\n"));
 
     suite.check("crashes", || {
-        HOSTS.prints("crashes", "4: 2.0\n0: the child has crashed\n9: 3.0\n")
+        HOSTS.prints("crashes", "4: 2\n0: the child has crashed\n9: 3\n")
     });
 }
 

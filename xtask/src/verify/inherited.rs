@@ -42,7 +42,7 @@ const STARTS: [Start; 3] = [
         ],
         stdout: "Message from child: {}\n",
         endless: &["sh", "-c", "cat <&$NODE_CHANNEL_FD >/dev/null"],
-        descriptors: &[4],
+        descriptors: &[4, 8, 9, 11, 13],
     },
 ];
 

@@ -21,4 +21,4 @@ pub use crate::harness::pipes::Pipe;
 pub use crate::harness::processes::*;
 pub use crate::harness::programs::{Runtime, peer, root};
 pub use crate::harness::run::*;
-pub use crate::harness::{LIMIT, same, takes_less_than, wait_for, wait_until, within_limit};
+pub use crate::harness::{LIMIT, same, takes_less_than, wait_for, wait_until};

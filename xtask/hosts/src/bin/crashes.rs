@@ -1,36 +1,48 @@
-//! Runs code that can crash its process, as C code can, in a child process. When the child has
-//! crashed, it is forked again. The child is the same program, as `crashes child`.
+//! Runs code that can crash or hang its process, as C code can, in a child process. The child is
+//! the same program, as `crashes child`. When it has crashed, another one is forked.
 
 #[path = "../ipc.rs"]
 mod ipc;
 
+use std::env;
 use std::io::{self, Write};
-use std::process::Command;
+use std::process::abort;
+use std::time::Duration;
 
-use anyhow::Result;
-use serde_json::{Value, json};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+/// How long the child may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 fn fork() -> io::Result<ipc::Child> {
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = Command::new(env::current_exe()?);
     command.arg("child");
     ipc::fork(command)
 }
 
 /// Asks the child, and returns its answer. If the child crashes, this returns `None` and forks
 /// another one.
-fn ask(child: &mut ipc::Child, question: &Value) -> io::Result<Option<Value>> {
-    child.send(question)?;
-    let answer = child.next_message()?;
-    if answer.is_none() {
+async fn ask(child: &mut ipc::Child, question: f64) -> io::Result<Option<f64>> {
+    if child.send(&question).await.is_err() {
+        // It has ended since its last answer.
         *child = fork()?;
+        child.send(&question).await?;
     }
-    Ok(answer)
+    match timeout(PATIENCE, child.next_message()).await {
+        Ok(Ok(Some(answer))) => Ok(Some(answer)),
+        // The old child is killed if it has not ended.
+        _ => {
+            *child = fork()?;
+            Ok(None)
+        }
+    }
 }
 
-fn parent() -> Result<()> {
+async fn parent() -> io::Result<()> {
     let mut child = fork()?;
-    for number in [4, 0, 9] {
-        match ask(&mut child, &json!(number))? {
+    for number in [4.0, 0.0, 9.0] {
+        match ask(&mut child, number).await? {
             Some(answer) => writeln!(io::stdout(), "{number}: {answer}")?,
             None => writeln!(io::stdout(), "{number}: the child has crashed")?,
         }
@@ -38,21 +50,21 @@ fn parent() -> Result<()> {
     Ok(())
 }
 
-fn child() -> Result<()> {
-    // SAFETY: it changes the environment, and no other thread has been started.
-    let mut process = unsafe { ipc::process()? };
-    while let Some(message) = process.next_message()? {
-        if message == 0 {
-            std::process::abort();
+async fn child() -> io::Result<()> {
+    let mut process = ipc::process()?;
+    while let Some(number) = process.next_message::<f64>().await? {
+        if number == 0.0 {
+            abort();
         }
-        process.send(&json!(message.as_f64().map(f64::sqrt)))?;
+        process.send(&number.sqrt()).await?;
     }
     Ok(())
 }
 
-fn main() -> Result<()> {
-    match std::env::args().nth(1) {
-        None => parent(),
-        Some(_) => child(),
+#[tokio::main]
+async fn main() -> io::Result<()> {
+    match env::args().nth(1) {
+        None => parent().await,
+        Some(_) => child().await,
     }
 }

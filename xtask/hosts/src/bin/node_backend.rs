@@ -1,25 +1,34 @@
-//! An async HTTP service with a Node child: `node_backend SCRIPT`. Each request becomes a message
-//! to the child, and the child's answer becomes the response. Several requests wait at the same
-//! time. Prints its address.
+//! An HTTP service with a Node child: `node_backend SCRIPT`. Each request becomes a message to the
+//! child, and the child's answer becomes the response. Several requests wait at the same time. A
+//! child that ends is replaced. Prints its address.
 
 #[path = "../ipc.rs"]
 mod ipc;
 
 use std::collections::HashMap;
+use std::env;
+use std::ffi::OsStr;
+use std::future::IntoFuture;
 use std::io::{self, Write};
-use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::time::Duration;
 
+use anyhow::Context;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
-use tokio::task::spawn_blocking;
+use tokio::process::Command;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+
+/// How long a request waits for its answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The time before a child is replaced: one that ends at once is not forked again and again.
+const PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Serialize)]
 struct Question {
@@ -30,7 +39,7 @@ struct Question {
 #[derive(Deserialize)]
 struct Answer {
     id: u64,
-    result: Measure,
+    result: Value,
 }
 
 /// A tagged enum with a floating-point number.
@@ -41,14 +50,8 @@ enum Measure {
     Ratio { value: f64 },
 }
 
-type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Measure>>>>;
-
-#[derive(Clone)]
-struct Backend {
-    sender: ipc::Sender,
-    waiting: Waiting,
-    next: Arc<AtomicU64>,
-}
+/// A word, and where its result goes.
+type Request = (String, oneshot::Sender<Value>);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -56,63 +59,67 @@ async fn main() -> anyhow::Result<()> {
     let parsed = serde_json::from_str(r#"{ "type": "ratio", "value": 1.5 }"#)?;
     assert!(matches!(parsed, Measure::Ratio { value: 1.5 }));
 
-    let mut command = Command::new("node");
-    command.args(std::env::args().skip(1));
-    let child = ipc::fork(command)?;
-    let backend = Backend {
-        sender: child.sender(),
-        waiting: Waiting::default(),
-        next: Arc::default(),
-    };
-    let waiting = backend.waiting.clone();
-    thread::spawn(move || {
-        let received = receive(child, &waiting);
-        // The child has exited. The requests that still wait get an error.
-        waiting.lock().expect("no thread panics").clear();
-        received
-    });
-    let app = Router::new().route("/", get(ask)).with_state(backend);
+    let script = env::args_os().nth(1).context("there is no SCRIPT")?;
+    let (queue, requests) = mpsc::channel(100);
+    let app = Router::new().route("/", get(ask)).with_state(queue);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     writeln!(io::stdout(), "http://{}/", listener.local_addr()?)?;
-    Ok(axum::serve(listener, app).await?)
+    tokio::select! {
+        served = axum::serve(listener, app).into_future() => Ok(served?),
+        failed = answer(&script, requests) => Ok(failed?),
+    }
 }
 
-/// Passes each answer of the child to the request that waits for it. Runs on a thread of its own,
-/// because receiving blocks.
-fn receive(mut child: ipc::Child, waiting: &Waiting) -> anyhow::Result<()> {
-    while let Some(message) = child.next_message()? {
-        let answer: Answer = serde_json::from_value(message)?;
-        let asker = waiting.lock().expect("no thread panics").remove(&answer.id);
-        asker.map(|asker| asker.send(answer.result));
+/// Answers requests by a child, and by another one when it has ended.
+async fn answer(script: &OsStr, mut requests: mpsc::Receiver<Request>) -> io::Result<()> {
+    loop {
+        let mut command = Command::new("node");
+        command.arg(script);
+        answer_by(ipc::fork(command)?, &mut requests).await;
+        sleep(PAUSE).await;
     }
-    Ok(())
+}
+
+/// Answers requests until the child ends. Those that wait then get an error, because `waiting` is
+/// dropped.
+async fn answer_by(mut child: ipc::Child, requests: &mut mpsc::Receiver<Request>) {
+    let mut waiting = HashMap::new();
+    let mut ids = 0..;
+    loop {
+        tokio::select! {
+            Some((word, asker)) = requests.recv() => {
+                let id = ids.next().expect("there are enough numbers");
+                waiting.retain(|_, asker: &mut oneshot::Sender<_>| !asker.is_closed());
+                waiting.insert(id, asker);
+                // In a task, because answers must be received even if the channel is full. It fails
+                // when the child has ended.
+                let sender = child.sender();
+                tokio::spawn(async move { sender.send(&Question { id, word }).await });
+            }
+            answer = child.next_message::<Answer>() => match answer {
+                Ok(Some(Answer { id, result })) => {
+                    // The client may have left.
+                    waiting.remove(&id).map(|asker| asker.send(result));
+                }
+                Ok(None) => return,
+                // Other answers can be read.
+                Err(error) => _ = writeln!(io::stderr(), "{error}"),
+            },
+        }
+    }
 }
 
 async fn ask(
-    State(backend): State<Backend>,
+    State(queue): State<mpsc::Sender<Request>>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Json<Measure>, StatusCode> {
-    let id = backend.next.fetch_add(1, Ordering::Relaxed);
     let word = query.get("word").cloned().unwrap_or_default();
     let (asker, answer) = oneshot::channel();
-    backend
-        .waiting
-        .lock()
-        .expect("no thread panics")
-        .insert(id, asker);
-    let question = serde_json::to_value(Question { id, word }).expect("it is JSON");
-    // Sending blocks if the child does not receive fast enough.
-    let sender = backend.sender.clone();
-    let sent = spawn_blocking(move || sender.send(&question)).await;
-    match sent {
-        Ok(Ok(true)) => answer.await.map(Json).map_err(|_| StatusCode::BAD_GATEWAY),
-        _ => {
-            backend
-                .waiting
-                .lock()
-                .expect("no thread panics")
-                .remove(&id);
-            Err(StatusCode::BAD_GATEWAY)
-        }
-    }
+    let result = async {
+        queue.send((word, asker)).await.ok()?;
+        serde_json::from_value(answer.await.ok()?).ok()
+    };
+    let result = timeout(PATIENCE, result).await;
+    let measure = result.map_err(|_| StatusCode::GATEWAY_TIMEOUT)?;
+    measure.map(Json).ok_or(StatusCode::BAD_GATEWAY)
 }

@@ -1,51 +1,71 @@
-//! A Rust program that a Node server forks for computations that are slow in JavaScript.
+//! A Rust program that a Node server forks for computations that are slow in JavaScript. Several
+//! run at the same time.
 
 #[path = "../ipc.rs"]
 mod ipc;
 
+use std::io::{self, Write};
+
 use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
+
+#[derive(Deserialize)]
+struct Request {
+    id: u32,
+    #[serde(flatten)]
+    task: Task,
+}
 
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
-enum Request {
+enum Task {
     /// The `nth` Fibonacci number.
-    Fibonacci { id: u32, nth: u32 },
+    Fibonacci { nth: u32 },
     /// How many letters `text` has.
-    Letters { id: u32, text: String },
+    Letters { text: String },
 }
 
 #[derive(Serialize)]
 struct Response {
     id: u32,
-    result: u64,
+    /// `null` if it is too large.
+    result: Option<u64>,
 }
 
-fn main() -> anyhow::Result<()> {
-    // SAFETY: it changes the environment, and no other thread has been started.
-    let mut process = unsafe { ipc::process()? };
-    while let Some(message) = process.next_message()? {
-        let response = match serde_json::from_value(message)? {
-            Request::Fibonacci { id, nth } => Response {
-                id,
-                result: fibonacci(nth),
-            },
-            Request::Letters { id, text } => {
-                let letters = text.chars().filter(|c| c.is_alphabetic());
-                Response {
-                    id,
-                    result: letters.count() as u64,
-                }
+#[tokio::main]
+async fn main() -> io::Result<()> {
+    let mut process = ipc::process()?;
+    loop {
+        match process.next_message::<Request>().await {
+            Ok(Some(Request { id, task })) => {
+                let sender = process.sender();
+                tokio::spawn(async move {
+                    let result = spawn_blocking(|| compute(task)).await.unwrap_or(None);
+                    // It fails when the server has ended.
+                    let _ = sender.send(&Response { id, result }).await;
+                });
             }
-        };
-        process.send(&serde_json::to_value(response)?)?;
+            Ok(None) => return Ok(()),
+            // Other requests can be read.
+            Err(error) => writeln!(io::stderr(), "{error}")?,
+        }
     }
-    Ok(())
 }
 
-fn fibonacci(nth: u32) -> u64 {
-    let (mut this, mut next) = (0, 1);
-    for _ in 0..nth {
-        (this, next) = (next, this + next);
+fn compute(task: Task) -> Option<u64> {
+    match task {
+        Task::Fibonacci { nth } => fibonacci(nth),
+        Task::Letters { text } => {
+            let letters = text.chars().filter(|c| c.is_alphabetic());
+            Some(letters.count() as u64)
+        }
     }
-    this
+}
+
+fn fibonacci(nth: u32) -> Option<u64> {
+    let (mut this, mut next) = (0_u64, 1);
+    for _ in 0..nth {
+        (this, next) = (next, this.checked_add(next)?);
+    }
+    Some(this)
 }
