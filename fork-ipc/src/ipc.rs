@@ -193,19 +193,25 @@ pub fn process() -> io::Result<Channel> {
 /// When this is dropped, the child is killed with SIGKILL. Its own child processes are not.
 pub struct Child {
     channel: Channel,
-    /// Its id, and its stdin, stdout and stderr where they are piped. Take stdin before the first
+    /// Has the child's stdin, stdout and stderr where they are piped. Take stdin before the first
     /// call of [`Child::next_message`] or [`Child::wait`], which closes it.
     pub process: process::Child,
 }
 
 impl Child {
+    /// The process id of the child: Node's `child.pid`. `None` when this process knows that the
+    /// child has ended, as another process may have that id then.
+    pub fn id(&self) -> Option<u32> {
+        self.process.id()
+    }
+
     /// Sends a signal to the child, not to its own child processes: Node's `child.kill()`.
     ///
     /// # Errors
     ///
     /// When the child has ended, or this process may not send it a signal.
     pub fn kill(&self, signal: Signal) -> io::Result<()> {
-        let id = self.process.id().ok_or(Errno::ESRCH)?;
+        let id = self.id().ok_or(Errno::ESRCH)?;
         Ok(signal::kill(Pid::from_raw(id as i32), signal)?)
     }
 
@@ -440,8 +446,7 @@ mod tests {
     use std::io::read_to_string;
     use std::os::unix::process::ExitStatusExt;
     use std::pin::pin;
-    use std::process::Stdio;
-    use std::thread;
+    use std::process::{Stdio, exit};
     use tokio::io::AsyncReadExt;
     use tokio::task::{spawn_blocking, yield_now};
 
@@ -642,15 +647,16 @@ mod tests {
         let tasks = [send(json!(long())), send(json!(2))];
         yield_now().await;
         channel.disconnect();
-        let late = send(json!(3));
-        assert_eq!(next(&mut other).await, Some(json!(long())));
-        assert_eq!(next(&mut other).await, Some(json!(2)));
-        assert_eq!(next(&mut other).await, None);
+        let receive = async {
+            assert_eq!(next(&mut other).await, Some(json!(long())));
+            assert_eq!(next(&mut other).await, Some(json!(2)));
+            assert_eq!(next(&mut other).await, None);
+        };
+        let (late, ()) = tokio::join!(channel.send(&3), receive);
+        late.expect_err("it is closed");
         for task in tasks {
             task.await.expect("it does not panic").expect("it was open");
         }
-        let late = late.await.expect("it does not panic");
-        late.expect_err("it is closed");
     }
 
     #[tokio::test]
@@ -725,13 +731,18 @@ mod tests {
     #[tokio::test]
     async fn messages_leave_time_for_others() {
         let (mut channel, mut theirs) = channel();
-        let flood = thread::spawn(move || while theirs.write_all(&b"1\n".repeat(1000)).is_ok() {});
-        tokio::select! {
-            () = async { while next(&mut channel).await.is_some() {} } => panic!("it has no end"),
-            () = async { for _ in 0..100 { yield_now().await } } => {}
-        }
-        drop(channel);
-        flood.join().expect("it does not panic");
+        theirs.write_all(&b"1\n".repeat(4000)).expect("it is open");
+        drop(theirs);
+        yield_now().await;
+        cancel(async { while next(&mut channel).await.is_some() {} });
+    }
+
+    #[tokio::test]
+    async fn other_side_can_close_without_reading() {
+        let (mut channel, theirs) = channel();
+        channel.send(&1).await.expect("it is open");
+        drop(theirs);
+        assert_eq!(next(&mut channel).await, None);
     }
 
     fn shell(script: &str) -> Command {
@@ -767,6 +778,7 @@ mod tests {
             let process = process().expect("a channel");
             process.send(&other.id()).await.expect("it is open");
             process.send("last").await.expect("it is open");
+            exit(0);
         } else if role == "echoes" {
             let mut channel = process().expect("a channel");
             assert!(process().is_err());
@@ -827,7 +839,7 @@ mod tests {
     #[tokio::test]
     async fn dropped_child_is_killed_and_reaped() {
         let child = fork(shell("exec sleep 1000")).expect("a child");
-        let id = pid(child.process.id().expect("it is there"));
+        let id = pid(child.id().expect("it is there"));
         signal::kill(id, None).expect("it is there");
         drop(child);
         while signal::kill(id, None).is_ok() {

@@ -202,6 +202,6 @@ fn childs_memory(who: Who) -> Result<f64> {
         child.send(&json!({ "hello": "world" })).await?;
         let answer: Option<Value> = child.next_message().await?;
         answer.context("the channel closed")?;
-        memory(child.process.id().context("it has ended")?)
+        memory(child.id().context("it has ended")?)
     })
 }

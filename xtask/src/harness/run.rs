@@ -6,6 +6,7 @@ use std::fs;
 use std::future::pending;
 use std::io::Read;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{self, Child, Command, ExitStatus, Stdio};
@@ -15,6 +16,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -126,6 +128,13 @@ impl Sweep {
             env::set_var("TMPDIR", &folder);
         }
         FOLDER.get_or_init(|| folder);
+        // The programs inherit no more than in a terminal. A shell can redirect only to the first ten
+        // descriptors, and the channel of fork-ipc has to be one of them.
+        for number in 3..10 {
+            // SAFETY: it is used for one system call, which fails if the descriptor is not open.
+            let inherited = unsafe { BorrowedFd::borrow_raw(number) };
+            let _ = fcntl(inherited, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+        }
         let runtime = Builder::new_current_thread().enable_io().build()?;
         let inside = runtime.enter();
         // A shell's `&` ignores SIGINT and SIGQUIT. The programs would inherit that without a
