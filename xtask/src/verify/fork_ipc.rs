@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tokio::time::timeout;
 
-use super::inspect::inspect;
 use super::prelude::*;
 use crate::harness::{block_on, ipc};
 
@@ -117,64 +116,95 @@ fn exchanges(suite: &Suite, runtime: Runtime) {
     }
 }
 
+/// A message, and what Node prints of it.
+type Message = (Value, String);
+
 /// A name, and messages.
-type Messages = (&'static str, fn() -> Value);
+type Messages = (&'static str, fn() -> Vec<Message>);
 
 const MESSAGES: [Messages; 4] = [DOCUMENT, VALUES, THOUSAND, MEGABYTE];
 
-const DOCUMENT: Messages = ("document", || json!([{ "foo": "bar" }]));
+const DOCUMENT: Messages = ("document", || {
+    vec![(json!({ "foo": "bar" }), "{ foo: 'bar' }".into())]
+});
 
 const VALUES: Messages = ("values", || {
-    json!([
-        null, false, true, 0, -1.5, 1e21, 1e-7, 9_007_199_254_740_991_u64, "", "two\nlines",
-        "\u{8}\t\u{0}\u{1b}\u{7f}\u{85}\u{2028}\\\"", "Grüße, 世界 👋🏽", [], {}, [[[[1]]]],
-        { "z": 1, "a": 2, "10": 3, "9": 4, "": 5, "é": 6, "__proto__": 7 },
-        { "cmd": "node_x" }, { "cmd": ["NODE_x"] },
-        [1, 2, 3, 4, 5, 6, 7, "an array of more than six entries, which takes several lines"],
-    ])
+    let long = "an array of more than six entries, which takes several lines";
+    let lines = &format!("[\n  1,\n  2,\n  3,\n  4,\n  5,\n  6,\n  7,\n  '{long}'\n]");
+    let messages = [
+        (json!(null), "null"),
+        (json!(false), "false"),
+        (json!(0), "0"),
+        (json!(-1.5), "-1.5"),
+        (json!(1e21), "1e+21"),
+        (json!(1e-7), "1e-7"),
+        (json!(9_007_199_254_740_991_u64), "9007199254740991"),
+        (json!(""), ""),
+        (json!("two\nlines"), "two\nlines"),
+        (
+            json!("\u{8}\t\0\u{1b}\u{85}\u{2028}\\\""),
+            "\u{8}\t\0\u{1b}\u{85}\u{2028}\\\"",
+        ),
+        (json!("Grüße, 世界 👋🏽"), "Grüße, 世界 👋🏽"),
+        (json!([]), "[]"),
+        (json!({}), "{}"),
+        (json!([[[[1]]]]), "[ [ [ [Array] ] ] ]"),
+        (
+            json!({ "z": 1, "10": 2, "9": 3, "": 4, "é": 5, "__proto__": 6 }),
+            "{ '9': 3, '10': 2, z: 1, '': 4, 'é': 5, ['__proto__']: 6 }",
+        ),
+        (json!({ "cmd": "node_x" }), "{ cmd: 'node_x' }"),
+        (json!({ "cmd": ["NODE_x"] }), "{ cmd: [ 'NODE_x' ] }"),
+        (json!([1, 2, 3, 4, 5, 6, 7, long]), lines),
+    ];
+    messages
+        .map(|(message, printed)| (message, printed.into()))
+        .into()
 });
 
 const THOUSAND: Messages = ("thousand", || {
-    (0..1000).map(|n| json!({ "n": n })).collect()
+    let message = |n| (json!({ "n": n }), format!("{{ n: {n} }}"));
+    (0..1000).map(message).collect()
 });
 
-const MEGABYTE: Messages = ("megabyte", || json!(["ä".repeat(1 << 19)]));
+const MEGABYTE: Messages = ("megabyte", || {
+    let text = "ä".repeat(1 << 19);
+    vec![(json!(text), text)]
+});
 
 /// `fork-ipc child` and a parent that sends it the messages.
-fn child_of(runtime: Runtime, how: &str, messages: &Value) -> Result<()> {
-    let file = file_of(messages)?;
+fn child_of(runtime: Runtime, how: &str, messages: &[Message]) -> Result<()> {
+    let file = file_of(&values(messages))?;
     let mut command = runtime.script(&peer("parent.mjs"));
     command
         .arg(how)
         .arg(FORK_IPC.program())
         .arg(file.path())
         .stdin(Stdio::null());
-    let answers = list(messages)?.len();
-    let end = json!({ "answers": answers, "others": [], "code": 0, "signal": null });
-    let expected = printed("parent", messages)? + &format!("{end}\n");
+    let end = json!({ "answers": messages.len(), "others": [], "code": 0, "signal": null });
+    let expected = printed("parent", messages) + &format!("{end}\n");
     run(command)?.printed(&expected)
 }
 
 /// `fork-ipc` and a child that answers with the messages.
-fn parent_of(runtime: Runtime, then: &str, messages: &Value) -> Result<()> {
-    let file = file_of(messages)?;
+fn parent_of(runtime: Runtime, then: &str, messages: &[Message]) -> Result<()> {
+    let file = file_of(&values(messages))?;
     let child = runtime.script(&peer("child.mjs"));
     let mut command = FORK_IPC.rust_command();
     command.arg(child.get_program()).args(child.get_args());
     command.arg(file.path()).arg(then);
-    let expected = "{\"hello\":\"world\"}\n".to_owned() + &printed("child", messages)?;
+    let expected = "{\"hello\":\"world\"}\n".to_owned() + &printed("child", messages);
     run(command)?.printed(&expected)
 }
 
 /// `ipc.rs` and a child that sends each message back.
-fn echoed_by(runtime: Runtime, messages: &Value) -> Result<()> {
-    let messages = list(messages)?;
+fn echoed_by(runtime: Runtime, messages: &[Message]) -> Result<()> {
     let exchange = async {
         let mut child = ipc::fork(runtime.script(&peer("echo.mjs")).into())?;
-        for message in messages {
+        for (message, _) in messages {
             child.send(message).await?;
         }
-        for message in messages {
+        for (message, _) in messages {
             let echo: Option<Value> = child.next_message().await?;
             same("message", &Some(message), &echo.as_ref())?;
         }
@@ -186,14 +216,17 @@ fn echoed_by(runtime: Runtime, messages: &Value) -> Result<()> {
     block_on(async { timeout(LIMIT, exchange).await? })
 }
 
-fn list(messages: &Value) -> Result<&Vec<Value>> {
-    messages.as_array().context("it is no array")
+fn values(messages: &[Message]) -> Value {
+    messages
+        .iter()
+        .map(|(message, _)| message.clone())
+        .collect()
 }
 
 /// What `fork-ipc` prints of messages.
-fn printed(from: &str, messages: &Value) -> Result<String> {
-    let line = |message| format!("Message from {from}: {}\n", inspect(message));
-    Ok(list(messages)?.iter().map(line).collect())
+fn printed(from: &str, messages: &[Message]) -> String {
+    let line = |(_, printed): &Message| format!("Message from {from}: {printed}\n");
+    messages.iter().map(line).collect()
 }
 
 /// A file for a script.
