@@ -162,15 +162,13 @@ pub fn fork(mut command: Command) -> io::Result<Child> {
 ///
 /// Outside a tokio runtime.
 pub fn process() -> io::Result<Channel> {
-    let value = env::var(FD).map_err(|_| {
-        let error = "is not set: this process was not started by fork()";
-        io::Error::other(format!("{FD} {error}"))
-    })?;
-    let is_not = |what| io::Error::other(format!("{FD} is '{value}', which is not {what}"));
+    let is_not = |what: &str, why| io::Error::other(format!("{what} is not {why}"));
+    let value = env::var(FD);
+    let value = value.map_err(|_| is_not(FD, "set: this process was not started by fork()"))?;
     if env::var_os(MODE).is_some_and(|mode| mode != "json") {
-        let error = "is not 'json', the only one supported here";
-        return Err(io::Error::other(format!("{MODE} {error}")));
+        return Err(is_not(MODE, "'json', the only one supported here"));
     }
+    let is_not = |why| is_not(&format!("{FD}={value}"), why);
     let fd = value.parse().ok().filter(|fd: &RawFd| *fd > 2);
     let fd = fd.ok_or_else(|| is_not("a file descriptor above 2"))?;
     // SAFETY: only system calls get the number. If it is not open, the first of them fails.
@@ -295,9 +293,9 @@ impl Channel {
     /// a message is longer than [`MAX_MESSAGE`], or the channel closes within one: the next call
     /// returns `None`.
     pub async fn next_message<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
-        // Other tasks get their turn, however fast the messages come.
-        tokio::task::consume_budget().await;
         loop {
+            // Other tasks get their turn, however fast the messages come.
+            tokio::task::consume_budget().await;
             match self.reader.read_until(b'\n', &mut self.line) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.reader.get_ref().get_ref().pipe.readable().await?;
@@ -390,7 +388,7 @@ impl Sender {
         let socket = self.0.clone().lock_owned().await;
         let sent = match (&socket.0).write(&line) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            sent => sent?,
+            sent => sent.map_err(unsent)?,
         };
         if sent == line.len() {
             return Ok(());
@@ -400,7 +398,7 @@ impl Sender {
             let stream = tokio::net::UnixStream::from_std(socket.0.try_clone()?);
             stream?.write_all(&line[sent..]).await
         });
-        rest.await?
+        rest.await?.map_err(unsent)
     }
 
     /// Tells the other side that no more messages come: Node's `child.disconnect()` and
@@ -423,6 +421,7 @@ impl Sender {
     }
 }
 
+/// Closes the channel when it is dropped.
 struct Socket(UnixStream);
 
 impl Drop for Socket {
@@ -430,6 +429,10 @@ impl Drop for Socket {
         // The descriptor that `process` has inherited stays open.
         let _ = self.0.shutdown(Shutdown::Both);
     }
+}
+
+fn unsent(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot send a message: {error}"))
 }
 
 /// An error that shows the start of a line.
@@ -606,6 +609,8 @@ mod tests {
         assert_eq!(next(&mut channel).await, Some(json!("last")));
         let error = channel.send("too late").await.expect_err("it is closed");
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        let text = "cannot send a message: Broken pipe (os error 32)";
+        assert_eq!(error.to_string(), text);
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ pub fn checks(suite: &Suite) {
     // What is no channel.
     suite.check("channel_fd::listener", || {
         let command = child_on(TcpListener::bind("127.0.0.1:0")?);
-        let error = "NODE_CHANNEL_FD is '3', which is not a connected Unix socket";
+        let error = "NODE_CHANNEL_FD=3 is not a connected Unix socket";
         run(command)?.ended_with(&format!("fork-ipc: {error}\n"), 1)
     });
 
