@@ -124,12 +124,15 @@ pub fn checks(suite: &Suite) {
     suite
         .only_if(is_free, "another program has port 3000")
         .check("http", || {
-            let program = start(PASTED_2021.command("http_0")?)?;
-            let mut client = wait_for("it to listen", || Ok(Client::connect(HTTP).ok()))?;
-            same("body", "hello\n", &client.get()?.body)?;
-            program.signal(Signal::SIGINT)?;
-            ensure!(client.is_closed(), "the connection stays open");
-            program.finish()?.ended_with("", 0)
+            for signal in [Signal::SIGTERM, Signal::SIGINT] {
+                let program = start(PASTED_2021.command("http_0")?)?;
+                let mut client = wait_for("it to listen", || Ok(Client::connect(HTTP).ok()))?;
+                same("body", "hello\n", &client.get()?.body)?;
+                program.signal(signal)?;
+                ensure!(client.is_closed(), "the connection stays open");
+                program.finish()?.ended_with("", 0)?;
+            }
+            Ok(())
         });
 
     suite.with(Runtime::Node).check("ipc::forks_node", || {

@@ -5,10 +5,12 @@
 mod http;
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::{Request, Response};
 use tokio::net::TcpListener;
+use tokio::time::sleep;
 
 #[tokio::main]
 async fn main() -> io::Result<()> {
@@ -18,7 +20,10 @@ async fn main() -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     writeln!(io::stdout(), "http://{}/", listener.local_addr()?)?;
     loop {
-        let (connection, _) = listener.accept().await?;
-        server.serve(connection);
+        match listener.accept().await {
+            Ok((connection, _)) => server.serve(connection),
+            // For instance, no descriptor is left.
+            Err(_) => sleep(Duration::from_millis(50)).await,
+        }
     }
 }
