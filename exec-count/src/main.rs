@@ -10,7 +10,7 @@ mod exec;
 
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail};
 
 use exec::{Options, exec};
 
@@ -30,9 +30,11 @@ files.
 Default: find . -type f | wc -l";
 
 fn main() -> ExitCode {
-    console::run(USAGE, ["find . -type f | wc -l"], async |[command]| {
+    console::run(USAGE, async |args| match args {
+        [] => run("find . -type f | wc -l").await,
         // Node throws here, and does not call the callback.
-        ensure!(!command.is_empty(), "COMMAND is empty");
-        run(&command).await
+        [command] if command.is_empty() => bail!("COMMAND is empty"),
+        [command] => run(command).await,
+        _ => bail!("too many arguments: see --help"),
     })
 }

@@ -1,119 +1,62 @@
 //! Node's `console`, and how the program starts and ends.
 
-use std::env;
-use std::ffi::OsString;
-use std::fmt::Display;
-use std::io;
-use std::os::fd::AsFd;
-use std::process::ExitCode;
+use std::{env, fmt::Display, io, os::fd::AsFd, process::ExitCode};
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::write;
 
 const NAME: &str = env!("CARGO_PKG_NAME");
 
 /// Writes a line to stdout: Node's `console.log()`.
-///
-/// # Errors
-///
-/// When stdout cannot be written to; `BrokenPipe` if its reader has gone.
-pub fn log(line: impl Display) -> io::Result<()> {
-    write_line(io::stdout(), "stdout", &line)
+pub fn log(line: impl Display) -> Result<()> {
+    write_line(io::stdout(), line).context("cannot write to stdout")
 }
 
 /// Writes a line to stderr: Node's `console.error()`.
-///
-/// # Errors
-///
-/// When stderr cannot be written to.
-pub fn error(line: impl Display) -> io::Result<()> {
-    write_line(io::stderr(), "stderr", &line)
+pub fn error(line: impl Display) -> Result<()> {
+    write_line(io::stderr(), line).context("cannot write to stderr")
 }
 
 /// Writes the line with one `write` if possible, so that the lines of several processes do not mix.
-fn write_line(out: impl AsFd, name: &str, line: &impl Display) -> io::Result<()> {
+fn write_line(out: impl AsFd, line: impl Display) -> Result<()> {
     let line = format!("{line}\n");
     let mut rest = line.as_bytes();
     while !rest.is_empty() {
+        // Node makes its pipes non-blocking, for every process that shares them.
+        let room = PollFd::new(out.as_fd(), PollFlags::POLLOUT);
+        let _ = poll(&mut [room], PollTimeout::NONE);
         match write(&out, rest) {
-            Ok(written) => rest = &rest[written..],
-            Err(Errno::EINTR) => {}
-            // Node makes its pipes non-blocking, for every process that shares them.
-            Err(Errno::EAGAIN) => {
-                let room = PollFd::new(out.as_fd(), PollFlags::POLLOUT);
-                let _ = poll(&mut [room], PollTimeout::NONE);
-            }
-            Err(error) => {
-                let error = io::Error::from(error);
-                let text = format!("cannot write to {name}: {error}");
-                return Err(io::Error::new(error.kind(), text));
-            }
+            Err(Errno::EAGAIN) => {}
+            written => rest = &rest[written?..],
         }
     }
     Ok(())
 }
 
-/// Runs `program` with the arguments of this process, or with `defaults` for those left out.
-/// Handles `--help`, `-h` and `--version`.
-///
-/// An error becomes one line on stderr and status 1. It is no error when the reader of stdout
-/// closes it early, as `head -1` does.
-pub fn run<const N: usize>(
-    usage: &str,
-    defaults: [&str; N],
-    program: impl FnOnce([String; N]) -> Result<ExitCode>,
-) -> ExitCode {
-    match start(usage, defaults, program) {
-        Ok(status) => status,
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
+/// Runs `program` with the arguments of this process, as text: what is not UTF-8 becomes U+FFFD, as
+/// in Node. Handles `--help`, `-h` and `--version`. An error becomes one line on stderr and
+/// status 1.
+pub fn run(usage: &str, program: impl FnOnce(&[String]) -> Result<()>) -> ExitCode {
+    // This signal would kill the program at the limit of `ulimit -f`. If it is ignored, `write`
+    // fails.
+    // SAFETY: no code of this program runs as a handler.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+    let args = env::args_os().skip(1);
+    let args: Vec<String> = args.map(|arg| arg.to_string_lossy().into()).collect();
+    let done = match args.first().map(String::as_str) {
+        Some("-h" | "--help") => log(usage),
+        Some("--version") => log(format_args!("{NAME} {}", env!("CARGO_PKG_VERSION"))),
+        _ => program(&args),
+    };
+    match done {
+        // It is no error when the reader of stdout closes it early, as `head -1` does.
+        Err(error) if error.downcast_ref() != Some(&Errno::EPIPE) => {
             let _ = self::error(format_args!("{NAME}: {error:#}"));
             ExitCode::FAILURE
         }
+        _ => ExitCode::SUCCESS,
     }
-}
-
-fn start<const N: usize>(
-    usage: &str,
-    defaults: [&str; N],
-    program: impl FnOnce([String; N]) -> Result<ExitCode>,
-) -> Result<ExitCode> {
-    let args: Vec<OsString> = env::args_os().skip(1).collect();
-    match args.first().and_then(|first| first.to_str()) {
-        Some("-h" | "--help") => log(usage)?,
-        Some("--version") => log(format_args!("{NAME} {}", env!("CARGO_PKG_VERSION")))?,
-        _ => {
-            // The parent may have blocked signals. Node unblocks them when it starts.
-            SigSet::empty().thread_set_mask()?;
-            return program(complete(args, defaults)?);
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The number in the argument `value`, whose name in the usage is `name`.
-pub fn count(name: &str, value: &str) -> Result<usize> {
-    match value.parse() {
-        Ok(count @ 1..=1024) => Ok(count),
-        _ => bail!("{name} is '{value}', which is not a whole number from 1 to 1024"),
-    }
-}
-
-/// The arguments, with the defaults for those left out.
-fn complete<const N: usize>(args: Vec<OsString>, defaults: [&str; N]) -> Result<[String; N]> {
-    ensure!(args.len() <= N, "too many arguments: see --help");
-    let mut complete = defaults.map(str::to_owned);
-    for (value, arg) in complete.iter_mut().zip(args) {
-        let not_utf_8 = |arg: OsString| anyhow!("{} is not UTF-8", arg.to_string_lossy());
-        *value = arg.into_string().map_err(not_utf_8)?;
-    }
-    Ok(complete)
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let error = error.downcast_ref::<io::Error>();
-    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

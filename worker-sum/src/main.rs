@@ -10,7 +10,7 @@ mod share;
 mod worker;
 
 use std::hint::black_box;
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 use std::sync::atomic::AtomicU64;
 
 use anyhow::{Result, bail};
@@ -25,13 +25,13 @@ struct WorkerData {
 }
 
 // if (isMainThread)
-fn main_thread(num: String, workers: usize) -> Result<ExitCode> {
+fn main_thread(num: &str, workers: usize) -> Result<()> {
     console::log("This is the main thread")?;
-    let next = AtomicU64::new(0);
+    let (num, next) = (num.to_owned(), AtomicU64::new(0));
     let events = worker::start(workers, WorkerData { num, next }, worker_thread)?;
 
     let mut total = 0;
-    let mut status = ExitCode::SUCCESS;
+    let mut failed = false;
     for (_worker, event) in events {
         match event {
             Event::Message(result) => {
@@ -42,15 +42,18 @@ fn main_thread(num: String, workers: usize) -> Result<ExitCode> {
             Event::Exit(0) => {}
             Event::Exit(code) => {
                 console::error(format_args!("Worker stopped with exit code {code}"))?;
-                status = ExitCode::FAILURE;
+                failed = true;
             }
         }
     }
     // Not in the Node program of the document.
-    if workers > 1 && status == ExitCode::SUCCESS {
+    if failed {
+        process::exit(1);
+    }
+    if workers > 1 {
         console::log(format_args!("Result from {workers} workers: {total}"))?;
     }
-    Ok(status)
+    Ok(())
 }
 
 // else
@@ -80,7 +83,13 @@ Adds up the numbers from 0 to NUM - 1 in a worker thread, or in WORKERS of them.
 Default: 10, one worker";
 
 fn main() -> ExitCode {
-    console::run(USAGE, ["10", "1"], |[num, workers]| {
-        main_thread(num, console::count("WORKERS", &workers)?)
+    console::run(USAGE, |args| match args {
+        [] => main_thread("10", 1),
+        [num] => main_thread(num, 1),
+        [num, workers] => match workers.parse() {
+            Ok(workers @ 1..=1024) => main_thread(num, workers),
+            _ => bail!("WORKERS is '{workers}', which is not a whole number from 1 to 1024"),
+        },
+        _ => bail!("too many arguments: see --help"),
     })
 }

@@ -1,7 +1,7 @@
 //! The checks of fork-ipc. What its files do by themselves is in their unit tests.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
@@ -41,6 +41,17 @@ pub fn checks(suite: &Suite) {
         program.finish()?.printed(&expected)
     });
 
+    // It still gets the message, and nobody gets its answer. Node throws, too.
+    suite.check("child_whose_parent_has_left", || {
+        let (mut ours, theirs) = UnixStream::pair()?;
+        writeln!(ours, "[]")?;
+        ours.shutdown(Shutdown::Both)?;
+        let output = run(child_on(theirs))?;
+        same("stdout", "Message from parent: []\n", &output.stdout())?;
+        let error = "cannot send a message: Broken pipe (os error 32)";
+        output.ended_with(&format!("fork-ipc: {error}\n"), 1)
+    });
+
     // Node makes its pipes non-blocking.
     suite.rust("nonblocking_stdout", |mut command| {
         let script = "printf '\"%0200000d\"\\n' 7 >&$NODE_CHANNEL_FD";
@@ -76,9 +87,9 @@ pub fn checks(suite: &Suite) {
         let program = start(command)?;
         gates.reported(1)?;
         program.signal(Signal::SIGKILL)?;
+        wait_until_ended(program.pid())?;
         gates.open(2)?;
-        // The child still gets the message. Nobody gets its answer.
-        program.finish()?.ended_by(Signal::SIGKILL)
+        program.finish()?.ended_with_code(-(Signal::SIGKILL as i32))
     });
 }
 

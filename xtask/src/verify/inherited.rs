@@ -1,7 +1,8 @@
 //! The checks of what the examples inherit from the process that starts them: an ignored SIGCHLD,
-//! blocked signals, limits, and the process id 1. Node undoes the first two.
+//! which Node resets, a stdout that cannot be written to, and the process id 1.
 
-use nix::sys::signal::{SigHandler, SigSet, signal};
+use nix::sys::signal::{SigHandler, signal};
+use tempfile::tempfile;
 
 use super::prelude::*;
 
@@ -12,10 +13,6 @@ struct Start {
     /// A command line that ends soon, and its output.
     args: &'static [&'static str],
     stdout: &'static str,
-    /// A command line that never ends, but leaves nothing running when the program ends.
-    endless: &'static [&'static str],
-    /// Limits of descriptors below what it needs.
-    descriptors: &'static [u32],
 }
 
 const STARTS: [Start; 3] = [
@@ -23,15 +20,11 @@ const STARTS: [Start; 3] = [
         example: SPAWN_LS,
         args: &["echo", "hi"],
         stdout: "stdout: hi\n\nchild process exited with code 0\n",
-        endless: &["sh", "-c", "while echo a; do sleep 0.1; done"],
-        descriptors: &[4, 5, 6, 7, 8],
     },
     Start {
         example: EXEC_COUNT,
         args: &["echo hi"],
         stdout: "Number of files: hi\n\n",
-        endless: &["sleep 1000"],
-        descriptors: &[4, 5, 6, 7, 8],
     },
     Start {
         example: FORK_IPC,
@@ -41,8 +34,6 @@ const STARTS: [Start; 3] = [
             "echo '{}' >&$NODE_CHANNEL_FD; cat <&$NODE_CHANNEL_FD >/dev/null",
         ],
         stdout: "Message from child: {}\n",
-        endless: &["sh", "-c", "cat <&$NODE_CHANNEL_FD >/dev/null"],
-        descriptors: &[4, 8, 9, 11, 13],
     },
 ];
 
@@ -53,21 +44,7 @@ pub fn checks(suite: &Suite) {
             ignore_sigchld(command.args(start.args));
             run(command)?.printed(start.stdout)
         });
-        suite.rust("signals_blocked", move |command| {
-            signals_blocked(command, start.endless)
-        });
-        // The system needs four descriptors to start a program, which includes number 3. That one
-        // may have been inherited.
-        suite.rust("no_descriptors", move |mut command| {
-            command.args(start.args);
-            let name = format!("{}: ", start.example.name);
-            for limit in start.descriptors {
-                let shell = format!("exec 3>&-; ulimit -n {limit}");
-                let output = run(below_a_shell(&shell, &command))?;
-                output.failed(&name, "Too many open files (os error 24)\n")?;
-            }
-            Ok(())
-        });
+        stdout_that_fails(&suite, start.args);
     }
 
     let can_unshare = unshare(&mut Command::new("true")).status();
@@ -79,11 +56,7 @@ pub fn checks(suite: &Suite) {
             .both("process_1", move |command| process_1(command, shell));
     }
 
-    // It starts no process, and opens no descriptor.
-    let suite = suite.example(WORKER_SUM).group("inherited");
-    suite.rust("signals_blocked", |command| {
-        signals_blocked(command, &["18446744073709551615"])
-    });
+    stdout_that_fails(&suite.example(WORKER_SUM).group("inherited"), &[]);
 }
 
 /// Starts the program with SIGCHLD ignored. A shell cannot: dash does not ignore this signal.
@@ -97,17 +70,16 @@ pub fn ignore_sigchld(command: &mut Command) {
     }
 }
 
-/// Starts the program with all signals blocked.
-pub fn block_signals(command: &mut Command) {
-    // SAFETY: between fork and exec, the closure makes one system call, and no more.
-    unsafe { command.pre_exec(|| Ok(SigSet::all().thread_block()?)) };
-}
-
-fn signals_blocked(mut command: Command, endless: &[&str]) -> Result<()> {
-    block_signals(command.args(endless));
-    let program = start(command)?;
-    program.signal(Signal::SIGTERM)?;
-    program.finish()?.ended_with_code(-(Signal::SIGTERM as i32))
+/// A file that reaches the limit of `ulimit -f`. Without a handler, SIGXFSZ would kill the program.
+fn stdout_that_fails(suite: &Suite, args: &'static [&str]) {
+    let name = suite.of().name;
+    suite.rust("stdout_at_the_limit_of_a_file", move |mut command| {
+        let limited = below_a_shell("ulimit -f 0", command.args(args));
+        let stderr = format!("{name}: cannot write to stdout: EFBIG: File too large\n");
+        start_on(limited, tempfile()?)?
+            .finish()?
+            .ended_with(&stderr, 1)
+    });
 }
 
 /// Runs the command as process 1, like the first process of a container.
