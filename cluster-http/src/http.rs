@@ -458,7 +458,7 @@ mod tests {
             drop(client);
             let left = Instant::now();
             assert!(soon(is_dropped).await.is_err());
-            assert!(left.elapsed() < Duration::from_secs(3));
+            assert!(left.elapsed() < Duration::from_secs(10));
         }
     }
 

@@ -315,6 +315,22 @@ pub fn checks(suite: &Suite) {
         same("the rest", b"1\r\nb\r\n0\r\n\r\n", &client.receive()?)
     });
 
+    // A request in flight is answered, and a client that asks for nothing is not waited for.
+    suite.check("axum_single", || {
+        for signal in [Signal::SIGTERM, Signal::SIGINT] {
+            let program = start(HOSTS.command("axum_single")?)?;
+            let mut idle = client_of(&program)?;
+            same("body", "hello\n", &idle.get()?.body)?;
+            let mut slow = client_of(&program)?;
+            slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")?;
+            program.wait_for_stderr("slow request\n")?;
+            program.signal(signal)?;
+            same("slow body", "at last\n", &slow.answer()?.body)?;
+            program.finish()?.ended_with_code(0)?;
+        }
+        Ok(())
+    });
+
     // A message of one character, from the client with a mask of zeros.
     suite.check("web_socket", || {
         let program = start_axum_service()?;
