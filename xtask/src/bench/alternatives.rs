@@ -180,8 +180,7 @@ impl Program {
         let grandchild = "sh -c 'echo $PPID $$ > \"$0\"; exec sleep 1000' \"$0\"";
         let mut command = self.command(way, task);
         command.args(["sh", "-c", &format!("{starter} {grandchild} & wait")]);
-        command.arg(&pids);
-        let program = start(command)?;
+        let program = start(command.arg(&pids))?;
         let pids: Vec<u32> = wait_for("the grandchild to start", || {
             let pids = fs::read_to_string(&pids).unwrap_or_default();
             let is_complete = pids.ends_with('\n');

@@ -176,8 +176,7 @@ fn child(who: Who) -> Command {
 fn baseline_child() -> Result<(Running, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     let mut command = child(Who::Baseline);
-    command.stdin(OwnedFd::from(theirs));
-    Ok((run::start(command)?, ours))
+    Ok((run::start(command.stdin(OwnedFd::from(theirs)))?, ours))
 }
 
 /// The memory of a parent whose child sends nothing.

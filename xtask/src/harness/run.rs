@@ -1,9 +1,9 @@
 //! Runs a program and keeps its output. Fails if the program does not end or leaves a process
 //! running.
 
+use std::borrow::BorrowMut;
 use std::env;
 use std::fs;
-use std::future::pending;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -19,9 +19,9 @@ use anyhow::{Context, Result, ensure};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::iterator::Signals;
 use tempfile::TempDir;
-use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::pipes::Pipe;
 use super::processes::{command_line, cpu_time, is_running, signal_to, with_variable};
@@ -135,25 +135,10 @@ impl Sweep {
             let inherited = unsafe { BorrowedFd::borrow_raw(number) };
             let _ = fcntl(inherited, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
         }
-        let runtime = Builder::new_current_thread().enable_io().build()?;
-        let inside = runtime.enter();
         // A shell's `&` ignores SIGINT and SIGQUIT. The programs would inherit that without a
         // handler.
-        for kind in [
-            SignalKind::hangup(),
-            SignalKind::interrupt(),
-            SignalKind::quit(),
-            SignalKind::terminate(),
-        ] {
-            let mut signals = signal(kind)?;
-            runtime.spawn(async move {
-                if signals.recv().await.is_some() {
-                    Self::end()
-                }
-            });
-        }
-        drop(inside);
-        thread::spawn(move || runtime.block_on(pending::<()>()));
+        let mut signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM])?;
+        thread::spawn(move || signals.forever().next().map(|_| Self::end()));
         Ok(Self(()))
     }
 
@@ -191,23 +176,24 @@ pub fn below_a_shell(script: &str, command: &Command) -> Command {
 /// # Errors
 ///
 /// When it cannot be started, does not end, or leaves a process running.
-pub fn run(command: Command) -> Result<Output> {
+pub fn run(command: impl BorrowMut<Command>) -> Result<Output> {
     start(command)?.finish()
 }
 
 /// Starts a program, and keeps what it writes.
-pub fn start(command: Command) -> Result<Running> {
+pub fn start(command: impl BorrowMut<Command>) -> Result<Running> {
     start_on(command, Stdio::piped())
 }
 
 /// Starts a program whose stdout the check reads itself.
-pub fn start_unread(command: Command) -> Result<(Running, Pipe)> {
+pub fn start_unread(command: impl BorrowMut<Command>) -> Result<(Running, Pipe)> {
     let pipe = Pipe::new()?;
     Ok((start_on(command, pipe.writer()?)?, pipe))
 }
 
 /// Starts a program whose stdout is this.
-pub fn start_on(mut command: Command, stdout: impl Into<Stdio>) -> Result<Running> {
+pub fn start_on(mut command: impl BorrowMut<Command>, stdout: impl Into<Stdio>) -> Result<Running> {
+    let command = command.borrow_mut();
     static STARTS: AtomicU32 = AtomicU32::new(0);
     let start = STARTS.fetch_add(1, Ordering::Relaxed);
     let mark = format!("{MARK}={}-{start}.", process::id());
@@ -223,6 +209,8 @@ pub fn start_on(mut command: Command, stdout: impl Into<Stdio>) -> Result<Runnin
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))?;
+    // The command has a copy of each end that the program has got. Nobody else keeps them open.
+    command.stdin(Stdio::null()).stdout(Stdio::null());
     Ok(Running {
         stdout: child.stdout.take().map(Captured::from).unwrap_or_default(),
         stderr: child.stderr.take().map(Captured::from).unwrap_or_default(),
@@ -371,7 +359,7 @@ impl Captured {
 }
 
 /// What a program writes to a non-blocking pipe that is read only when it is full.
-pub fn read_late(command: Command) -> Result<Vec<u8>> {
+pub fn read_late(command: impl BorrowMut<Command>) -> Result<Vec<u8>> {
     let (program, pipe) = start_unread(command)?;
     pipe.set_nonblocking()?;
     pipe.wait_until_full()?;

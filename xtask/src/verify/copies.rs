@@ -54,8 +54,7 @@ pub fn checks(suite: &Suite) {
         fs::create_dir(package.path().join("src"))?;
         fs::write(package.path().join("src/lib.rs"), "")?;
         let mut command = Command::new(env::current_exe()?);
-        command.args(["copy", "ipc"]).arg(package.path());
-        let output = run(command)?;
+        let output = run(command.args(["copy", "ipc"]).arg(package.path()))?;
         let checked = requirements(&root().join(FORK_IPC.name))?;
         let nix = &checked["nix"];
         output.ended_with(
@@ -139,9 +138,7 @@ pub fn checks(suite: &Suite) {
         let folder = TempDir::new()?;
         fs::copy(peer("echo.mjs"), folder.path().join("child.js"))?;
         fs::write(folder.path().join("package.json"), r#"{"type":"module"}"#)?;
-        let mut command = PASTED_2021.command("ipc_0")?;
-        command.current_dir(folder.path());
-        run(command)?
+        run(PASTED_2021.command("ipc_0")?.current_dir(folder.path()))?
             .printed("the child answers {\"hello\":\"world\"}\nthe child ended: exit status: 0\n")
     });
 

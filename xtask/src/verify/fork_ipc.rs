@@ -65,8 +65,7 @@ pub fn checks(suite: &Suite) {
         let gates = Gates::new()?;
         let wait_1 = gates.wait(1);
         let script = format!("{wait_1}; echo '{{}}' >&$NODE_CHANNEL_FD; exec sleep 1000");
-        command.args(["sh", "-c", &script]);
-        let (program, stdout) = start_unread(command)?;
+        let (program, stdout) = start_unread(command.args(["sh", "-c", &script]))?;
         stdout.close()?;
         gates.open(1)?;
         program.finish()?.ended_with("", 0)
@@ -83,8 +82,7 @@ pub fn checks(suite: &Suite) {
     suite.rust("child_ends_when_the_parent_is_killed", |mut command| {
         let gates = Gates::new()?;
         let script = format!("{}; {}; exec \"$0\" child", gates.report(1), gates.wait(2));
-        command.args(["sh", "-c", &script]).arg(FORK_IPC.program());
-        let program = start(command)?;
+        let program = start(command.args(["sh", "-c", &script]).arg(FORK_IPC.program()))?;
         gates.reported(1)?;
         program.signal(Signal::SIGKILL)?;
         wait_until_ended(program.pid())?;

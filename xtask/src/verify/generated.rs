@@ -146,8 +146,7 @@ fn pieces(command: Command) -> Result<()> {
         for (number, piece) in (1..).zip(&script.pieces) {
             text += &format!("{}{}; ", piece.command, gates.wait(number));
         }
-        command.args(["sh", "-c", &(text + &script.end)]);
-        let program = start(command)?;
+        let program = start(command.args(["sh", "-c", &(text + &script.end)]))?;
         let (mut stdout, mut stderr) = (String::new(), String::new());
         for (number, piece) in (1..).zip(&script.pieces) {
             let (expected, actual): (_, &dyn Fn() -> String) = match piece.stream {
@@ -195,8 +194,7 @@ fn output(command: Command) -> Result<()> {
                 (String::new(), error)
             }
         };
-        command.arg(text);
-        let output = run(command)?;
+        let output = run(command.arg(text))?;
         same("stdout", &stdout, &output.stdout())?;
         output.ended_with(&stderr, 0)
     })
@@ -209,8 +207,7 @@ fn messages() -> Result<()> {
     let messages: Value = repeat_with(|| value(&mut rng, 0)).take(MESSAGES).collect();
     let file = file_of(&messages)?;
     let mut command = Runtime::Node.script(&peer("inspect.mjs"));
-    command.arg(file.path()).stdin(Stdio::null());
-    let output = run(command)?;
+    let output = run(command.arg(file.path()).stdin(Stdio::null()))?;
     output.ended_with("", 0)?;
     let stdout = output.stdout();
     let expected: Vec<_> = stdout.split_terminator("\n\x1e\n").collect();

@@ -71,9 +71,7 @@ pub fn checks(suite: &Suite) {
 
     // The child answers some questions later than others, and some wrongly.
     suite.with(Runtime::Node).check("node_backend", || {
-        let mut command = HOSTS.command("node_backend")?;
-        command.arg(peer("backend.mjs"));
-        let program = start(command)?;
+        let program = start(HOSTS.command("node_backend")?.arg(peer("backend.mjs")))?;
         let ask = |mut client: Client, word: &str| -> Result<_> {
             let Answer { status, body, .. } = client.get_at(&format!("/?word={word}"))?;
             Ok((status, serde_json::from_str(&body).unwrap_or_default()))
@@ -133,9 +131,7 @@ pub fn checks(suite: &Suite) {
 
     suite.check("commands", || {
         let folder = TempDir::new()?;
-        let mut command = HOSTS.command("commands")?;
-        command.arg(folder.path());
-        let program = start(command)?;
+        let program = start(HOSTS.command("commands")?.arg(folder.path()))?;
         program.wait_for_stdout("waiting\n")?;
         program.signal(Signal::SIGINT)?;
         program.finish()?.ended_by(Signal::SIGINT)?;
@@ -277,11 +273,7 @@ pub fn checks(suite: &Suite) {
 
     // A client that has got all of a short output, and one that leaves while the command is silent.
     suite.check("stream_route", || {
-        let serve = |script: &str| {
-            let mut command = HOSTS.command("stream_route")?;
-            command.args(["sh", "-c", script]);
-            start(command)
-        };
+        let serve = |script: &str| start(HOSTS.command("stream_route")?.args(["sh", "-c", script]));
         let program = serve("echo a; echo b >&2; echo c")?;
         same("body", "a\nc\n", &client_of(&program)?.get()?.body)?;
         program.wait_for_stderr("b\n")?;
@@ -388,9 +380,11 @@ fn client_of(program: &Running) -> Result<Client> {
 }
 
 fn start_axum_service() -> Result<Running> {
-    let mut command = HOSTS.command("axum_service")?;
-    command.args(["--greeting", "hi", "127.0.0.1:0"]);
-    start(command)
+    start(
+        HOSTS
+            .command("axum_service")?
+            .args(["--greeting", "hi", "127.0.0.1:0"]),
+    )
 }
 
 /// A new client of the axum service, which has got the greeting from a worker's arguments.

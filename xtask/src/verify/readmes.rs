@@ -101,8 +101,7 @@ fn transcripts(readme: &Path) -> Result<()> {
 
 /// A command's output, with Ctrl-C after `lines` lines.
 fn until_interrupted(mut shell: Command, lines: usize) -> Result<String> {
-    shell.process_group(0);
-    let program = start(shell)?;
+    let program = start(shell.process_group(0))?;
     wait_until("the lines of the transcript", || {
         Ok(program.stdout().lines().count() >= lines)
     })?;

@@ -127,9 +127,11 @@ impl Redis {
 
     /// Starts a process that does jobs.
     fn process(&self, seconds: &str) -> Result<Running> {
-        let mut command = HOSTS.command("redis_jobs")?;
-        command.args([&format!("redis://127.0.0.1:{}", self.port), seconds]);
-        start(command)
+        start(
+            HOSTS
+                .command("redis_jobs")?
+                .args([&format!("redis://127.0.0.1:{}", self.port), seconds]),
+        )
     }
 
     /// The values of a hash, by the ids of the jobs.

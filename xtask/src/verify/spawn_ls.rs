@@ -47,8 +47,7 @@ pub fn checks(suite: &Suite) {
         let gates = Gates::new()?;
         let (wait_1, wait_2) = (gates.wait(1), gates.wait(2));
         let script = format!("echo a; {wait_1}; echo b >&2; {wait_2}; echo c");
-        command.args(["sh", "-c", &script]);
-        let program = start(command)?;
+        let program = start(command.args(["sh", "-c", &script]))?;
         program.wait_for_stdout("stdout: a\n\n")?;
         gates.open(1)?;
         program.wait_for_stderr("stderr: b\n\n")?;
@@ -64,8 +63,7 @@ pub fn checks(suite: &Suite) {
         let gates = Gates::new()?;
         let (wait_1, report_2) = (gates.wait(1), gates.report(2));
         let script = format!("({wait_1}; echo late) & {report_2}; exit 4");
-        command.args(["sh", "-c", &script]);
-        let program = start(command)?;
+        let program = start(command.args(["sh", "-c", &script]))?;
         wait_until_ended(gates.reported(2)?)?;
         same("stdout", "", &program.stdout())?;
         gates.open(1)?;
@@ -94,8 +92,7 @@ pub fn checks(suite: &Suite) {
         let (report_1, report_2) = (gates.report(1), gates.report(2));
         let cleans_up = format!("trap 'sleep 0.2; {report_2}; exit' INT");
         let script = format!("{cleans_up}; {report_1}; while :; do sleep 0.01; done");
-        command.args(["sh", "-c", &script]).process_group(0);
-        let program = start(command)?;
+        let program = start(command.args(["sh", "-c", &script]).process_group(0))?;
         gates.reported(1)?;
         program.signal_group(Signal::SIGINT)?;
         program.finish()?.ended_by(Signal::SIGINT)?;
@@ -118,8 +115,7 @@ pub fn checks(suite: &Suite) {
 
     suite.rust("chunks_up_to_64_kib", |mut command| {
         const BYTES: usize = 1_000_000;
-        command.args(["head", "-c", &BYTES.to_string(), "/dev/zero"]);
-        let output = run(command)?;
+        let output = run(command.args(["head", "-c", &BYTES.to_string(), "/dev/zero"]))?;
         output.ended_with("", 0)?;
         let stdout = output.stdout();
         let data = stdout.strip_suffix("child process exited with code 0\n");
@@ -134,8 +130,10 @@ pub fn checks(suite: &Suite) {
 
     suite.rust("slow_pieces_are_not_held_back", |mut command| {
         let script = "i=0; while [ $i -lt 200 ]; do printf x; sleep 0.001; i=$((i + 1)); done";
-        command.args(["sh", "-c", script]);
-        let pieces = run(command)?.stdout().matches("stdout: ").count();
+        let pieces = run(command.args(["sh", "-c", script]))?
+            .stdout()
+            .matches("stdout: ")
+            .count();
         ensure!(pieces > 20, "they came as {pieces}");
         Ok(())
     });
@@ -144,8 +142,7 @@ pub fn checks(suite: &Suite) {
         const BYTES: usize = 1 << 28;
         let gates = Gates::new()?;
         let script = format!("head -c {BYTES} /dev/zero; {}", gates.wait(1));
-        command.args(["sh", "-c", &script]);
-        let (program, mut stdout) = start_unread(command)?;
+        let (program, mut stdout) = start_unread(command.args(["sh", "-c", &script]))?;
         let mut chunk = vec![0; 1 << 20];
         for _ in 0..BYTES / chunk.len() {
             stdout.read_exact(&mut chunk)?;
@@ -175,8 +172,9 @@ pub fn checks(suite: &Suite) {
 
     // Node makes its pipes non-blocking.
     suite.rust("nonblocking_stdout", |mut command| {
-        command.args(["head", "-c", "1000000", "/dev/zero"]);
-        let zeros = read_late(command)?.into_iter().filter(|byte| *byte == 0);
+        let zeros = read_late(command.args(["head", "-c", "1000000", "/dev/zero"]))?
+            .into_iter()
+            .filter(|byte| *byte == 0);
         same("bytes", &1_000_000, &zeros.count())
     });
 }
@@ -188,8 +186,7 @@ fn mostly(command: &Command, args: &[&str], good: impl Fn(&str) -> bool) -> Resu
     while good_runs < 5 {
         // Both streams in one, in the order in which they were written.
         let mut shell = below_a_shell("exec 2>&1", command);
-        shell.args(args);
-        let stdout = run(shell)?.stdout();
+        let stdout = run(shell.args(args))?.stdout();
         match good(&stdout) {
             true => good_runs += 1,
             false => bad.push(stdout),

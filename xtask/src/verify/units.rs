@@ -47,6 +47,5 @@ fn run_test(program: &Path, test: &str) -> Result<Completion> {
 
 fn run_tests(program: &Path, args: &[&str]) -> Result<Output> {
     let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null());
-    run(command)
+    run(command.args(args).stdin(Stdio::null()))
 }

@@ -15,8 +15,7 @@ pub fn checks(suite: &Suite) {
 
     // The workers compute: the compiler has not replaced their loop by a formula.
     suite.rust("work_is_shared", |mut command| {
-        command.args(["2000000000", "2"]);
-        let program = start(command)?;
+        let program = start(command.args(["2000000000", "2"]))?;
         wait_until("it to use the CPU", || {
             ensure!(program.is_running(), "it took no time");
             Ok(cpu_time(program.pid())? > Duration::from_millis(100))
@@ -28,16 +27,14 @@ pub fn checks(suite: &Suite) {
 
     // It would take years, but it starts.
     suite.rust("greatest_number", |mut command| {
-        command.args(["18446744073709551615", "2"]);
-        let program = start(command)?;
+        let program = start(command.args(["18446744073709551615", "2"]))?;
         program.wait_for_stdout("This is a worker thread\nThis is a worker thread\n")?;
         program.signal(Signal::SIGTERM)?;
         program.finish()?.ended_by(Signal::SIGTERM)
     });
 
     suite.rust("no_total_after_an_error", |mut command| {
-        command.args(["abc", "2"]);
-        let output = run(command)?;
+        let output = run(command.args(["abc", "2"]))?;
         ensure!(!output.stdout().contains("Result"), "{:?}", output.stdout());
         let stderr = output.stderr();
         let stopped = stderr.matches("Worker stopped with exit code 1\n").count();
@@ -46,8 +43,7 @@ pub fn checks(suite: &Suite) {
     });
 
     suite.rust("stdout_closed_early", |mut command| {
-        command.args(["10000000", "4"]);
-        let (program, stdout) = start_unread(command)?;
+        let (program, stdout) = start_unread(command.args(["10000000", "4"]))?;
         stdout.close()?;
         program.finish()?.ended_with("", 0)
     });
@@ -64,8 +60,12 @@ pub fn checks(suite: &Suite) {
 }
 
 fn sums_up(mut command: Command, num: u64, workers: usize, total: u64) -> Result<()> {
-    command.args([num.to_string(), workers.to_string()]);
-    results(&run(command)?, workers, total).map(drop)
+    results(
+        &run(command.args([num.to_string(), workers.to_string()]))?,
+        workers,
+        total,
+    )
+    .map(drop)
 }
 
 /// The workers' results, which add up to `total`. The workers' lines come in any order.
