@@ -11,7 +11,7 @@ mod http;
 
 use std::process::{self, ExitCode};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use hyper::Response;
 
 use cluster::{Cluster, Event};
@@ -69,8 +69,13 @@ SIGTERM and SIGINT shut it down gracefully, SIGHUP starts a rolling restart.
 Default: every address, port 8000; one worker for each CPU";
 
 fn main() -> ExitCode {
-    let cpus = num_cpus::get().to_string();
-    console::run(USAGE, ["8000", &cpus], async |[address, workers]| {
-        run(&address, console::count("WORKERS", &workers)?).await
+    console::run(USAGE, async |args| match args {
+        [] => run("8000", num_cpus::get()).await,
+        [address] => run(address, num_cpus::get()).await,
+        [address, workers] => match workers.parse() {
+            Ok(workers @ 1..=1024) => run(address, workers).await,
+            _ => bail!("WORKERS is '{workers}', which is not a whole number from 1 to 1024"),
+        },
+        _ => bail!("too many arguments: see --help"),
     })
 }

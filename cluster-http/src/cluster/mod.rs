@@ -4,7 +4,7 @@
 //! Copy this folder. It needs:
 //!
 //! ```sh
-//! cargo add nix@0.32 --features fs,socket,uio
+//! cargo add nix@0.32 --features fs,net,signal,socket,uio
 //! cargo add tokio@1 --features io-util,macros,net,process,rt-multi-thread,signal,sync,time
 //! ```
 //!
@@ -66,28 +66,30 @@ mod primary;
 mod round_robin;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
+use std::mem;
 use std::process::ExitStatus;
-use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 #[allow(unused_imports)]
 pub use worker::{Worker, worker};
-
-/// If the deaths within [`RESTART_PAUSE`] exceed this plus the number of workers, the next worker
-/// starts after that pause.
-const DEATHS: usize = 5;
-const RESTART_PAUSE: Duration = Duration::from_secs(2);
 
 /// What happens in a cluster. `Display` writes one line.
 #[derive(Debug)]
 pub enum Event {
     /// The first worker is ready: Node's `'listening'`. Clients connect to this `host:port`.
     Listening(String),
-    /// The worker with this process id has exited or was killed: Node's `'exit'`.
-    Exit { pid: u32, status: ExitStatus },
+    /// A worker has exited or was killed: Node's `'exit'`. It is `voluntary` if the worker has
+    /// shut down by itself, because of SIGTERM: Node's `worker.exitedAfterDisconnect`.
+    Exit {
+        pid: u32,
+        id: u32,
+        status: ExitStatus,
+        voluntary: bool,
+    },
     /// A rolling restart has replaced this worker.
     Replaced { pid: u32 },
     /// A worker could not be started. The text is one line.
@@ -98,7 +100,7 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Listening(address) => write!(f, "listening on http://{address}/"),
-            Self::Exit { pid, status } => write!(f, "worker {pid} exited ({status})"),
+            Self::Exit { pid, status, .. } => write!(f, "worker {pid} exited ({status})"),
             Self::Replaced { pid } => write!(f, "worker {pid} replaced"),
             Self::Warning(text) => f.write_str(text),
         }
@@ -108,12 +110,12 @@ impl fmt::Display for Event {
 /// A cluster, in its primary. When this is dropped, the workers shut down gracefully; when the
 /// runtime is dropped, they are killed.
 pub struct Cluster {
-    /// Each item starts a worker after a pause.
-    forks: UnboundedSender<Duration>,
+    forks: UnboundedSender<u32>,
     events: UnboundedReceiver<io::Result<Event>>,
-    workers: usize,
-    /// Times of recent worker deaths.
-    deaths: Vec<Instant>,
+    /// The ids of the workers.
+    ids: BTreeSet<u32>,
+    /// Whether the last worker that has exited had its replacement already.
+    is_replaced: bool,
 }
 
 impl Cluster {
@@ -122,38 +124,44 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// When `address` is not understood, is taken, or may not be used.
+    /// When `address` is not understood, is taken, or may not be used, or when this process has
+    /// a cluster already.
     ///
     /// # Panics
     ///
     /// Outside a tokio runtime.
     pub fn listen(address: &str) -> io::Result<Self> {
-        let (forks, to_fork) = unbounded_channel();
-        let (announce, events) = unbounded_channel();
-        primary::listen_on(address, to_fork, announce).map_err(|error| {
+        primary::listen_on(address).map_err(|error| {
             io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
-        })?;
-        Ok(Self {
-            forks,
-            events,
-            workers: 0,
-            deaths: Vec::new(),
         })
     }
 
-    /// Starts a worker: Node's `cluster.fork()`. If many workers have died recently, it starts two
-    /// seconds later.
+    fn new(forks: UnboundedSender<u32>, events: UnboundedReceiver<io::Result<Event>>) -> Self {
+        let (ids, is_replaced) = (BTreeSet::new(), false);
+        Self {
+            forks,
+            events,
+            ids,
+            is_replaced,
+        }
+    }
+
+    /// Starts a worker: Node's `cluster.fork()`. Its id is the first that is free. After many
+    /// exits it waits: one worker starts each 50 ms.
+    ///
+    /// After a voluntary exit this does nothing: the replacement was started when the worker began
+    /// to shut down.
     pub fn fork(&mut self) {
-        self.workers += 1;
-        self.deaths.retain(|death| death.elapsed() < RESTART_PAUSE);
-        let are_many = self.deaths.len() > DEATHS + self.workers;
-        let pause = if are_many {
-            RESTART_PAUSE
-        } else {
-            Duration::ZERO
-        };
+        if mem::take(&mut self.is_replaced) {
+            return;
+        }
+        let mut ids = 1..;
+        let id = ids
+            .find(|id| !self.ids.contains(id))
+            .expect("not all are taken");
+        self.ids.insert(id);
         // It fails when the cluster is shutting down.
-        let _ = self.forks.send(pause);
+        let _ = self.forks.send(id);
     }
 
     /// Waits for the next event. `None` when the cluster has been shut down, or all its workers
@@ -166,13 +174,15 @@ impl Cluster {
     /// When a worker fails to start before any is ready, or after a second signal, which kills the
     /// workers. Do not call this again after an error.
     pub async fn next_event(&mut self) -> io::Result<Option<Event>> {
-        if self.workers == 0 {
+        if self.ids.is_empty() {
             return Ok(None);
         }
         let event = self.events.recv().await.transpose()?;
-        if let Some(Event::Exit { .. }) = event {
-            self.workers -= 1;
-            self.deaths.push(Instant::now());
+        if let Some(Event::Exit { id, voluntary, .. }) = &event {
+            self.is_replaced = *voluntary;
+            if !voluntary {
+                self.ids.remove(id);
+            }
         }
         Ok(event)
     }
@@ -180,64 +190,66 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::mpsc::unbounded_channel;
+    use tokio::time::timeout;
+
     use super::*;
 
-    /// A cluster without processes: the pauses of its forks, and the sender of its events.
+    /// A cluster without processes: it, the ids that it starts, and the sender of its events.
     fn cluster() -> (
         Cluster,
-        UnboundedReceiver<Duration>,
+        UnboundedReceiver<u32>,
         UnboundedSender<io::Result<Event>>,
     ) {
-        let (forks, pauses) = unbounded_channel();
+        let (forks, ids) = unbounded_channel();
         let (sender, events) = unbounded_channel();
-        let cluster = Cluster {
-            forks,
-            events,
-            workers: 0,
-            deaths: Vec::new(),
-        };
-        (cluster, pauses, sender)
+        (Cluster::new(forks, events), ids, sender)
+    }
+
+    fn exit(id: u32, voluntary: bool) -> io::Result<Event> {
+        Ok(Event::Exit {
+            pid: 7,
+            id,
+            status: ExitStatus::default(),
+            voluntary,
+        })
     }
 
     async fn next(cluster: &mut Cluster) -> Option<Event> {
-        let event = tokio::time::timeout(Duration::from_secs(20), cluster.next_event());
+        let event = timeout(Duration::from_secs(20), cluster.next_event());
         event.await.expect("it does not wait").expect("no error")
     }
 
-    fn exit() -> io::Result<Event> {
-        let status = ExitStatus::default();
-        Ok(Event::Exit { pid: 1, status })
-    }
-
     #[tokio::test]
-    async fn pause_after_many_deaths() {
-        let (mut cluster, mut pauses, sender) = cluster();
-        let mut pause = |cluster: &mut Cluster| {
+    async fn ids() {
+        let (mut cluster, mut ids, sender) = cluster();
+        let mut fork = |cluster: &mut Cluster| {
             cluster.fork();
-            pauses.try_recv().expect("a fork")
+            ids.try_recv().ok()
         };
-        assert_eq!(pause(&mut cluster), Duration::ZERO);
-        assert_eq!(pause(&mut cluster), Duration::ZERO);
-        for death in 1..10 {
-            sender.send(exit()).expect("the cluster is there");
-            assert!(next(&mut cluster).await.is_some());
-            let are_many = death > DEATHS + 2;
-            let expected = if are_many {
-                RESTART_PAUSE
-            } else {
-                Duration::ZERO
-            };
-            assert_eq!(pause(&mut cluster), expected, "after {death} deaths");
+        for id in 1..=3 {
+            assert_eq!(fork(&mut cluster), Some(id));
         }
+        for id in [3, 1, 2] {
+            sender.send(exit(id, false)).unwrap();
+            assert!(next(&mut cluster).await.is_some());
+            assert_eq!(fork(&mut cluster), Some(id));
+        }
+        sender.send(exit(2, true)).unwrap();
+        assert!(next(&mut cluster).await.is_some());
+        assert_eq!(fork(&mut cluster), None);
+        assert_eq!(fork(&mut cluster), Some(4));
     }
 
     #[tokio::test]
     async fn none_when_all_workers_have_exited() {
-        let (mut cluster, _pauses, sender) = cluster();
+        let (mut cluster, _ids, sender) = cluster();
         cluster.fork();
         cluster.fork();
-        for _ in 0..2 {
-            sender.send(exit()).expect("the cluster is there");
+        for id in 1..=2 {
+            sender.send(exit(id, false)).unwrap();
             assert!(next(&mut cluster).await.is_some());
         }
         assert!(next(&mut cluster).await.is_none());

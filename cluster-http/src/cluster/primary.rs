@@ -1,29 +1,45 @@
-//! The primary's side: it starts the workers, and supervises them until they have exited.
+//! The primary: it starts the workers, replaces them, and shuts them down.
 
+use std::collections::BTreeMap;
 use std::env;
+use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
+use std::mem;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::process::ExitStatus;
-use std::sync::Arc;
+use std::path::{self, PathBuf};
+use std::ptr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::SigSet;
+use nix::sys::signal::Signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTOU};
 use nix::sys::stat::fstat;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Mutex, MutexGuard, mpsc, watch};
+use tokio::sync::{Mutex, RwLock, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::round_robin::{ControlSocket, RoundRobin, bind};
+use super::round_robin::{RoundRobin, bind};
 use super::worker::{READY, VARIABLE};
-use super::{Event, RESTART_PAUSE};
+use super::{Cluster, Event};
 
 /// A worker that is not ready within this time is killed.
 const READY_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long to wait after a worker that was never ready.
+const FAILURE_PAUSE: Duration = Duration::from_secs(2);
+
+/// In each interval of this length, one worker that has exited is replaced. Intervals without an
+/// exit are saved up, at most one for each worker.
+const RESTART_EACH: Duration = Duration::from_millis(50);
+
+/// How long a new worker has to live before a rolling restart goes on.
+const TRIAL: Duration = Duration::from_secs(1);
 
 /// A worker whose graceful shutdown takes longer is killed.
 const SHUTDOWN_WITHIN: Duration = Duration::from_secs(15);
@@ -31,118 +47,256 @@ const SHUTDOWN_WITHIN: Duration = Duration::from_secs(15);
 /// A second signal within this time is ignored: the command `timeout` sends its signal twice.
 const SAME_SIGNAL: Duration = Duration::from_millis(100);
 
-type Replacements = mpsc::UnboundedSender<Worker>;
-type Events = mpsc::UnboundedSender<io::Result<Event>>;
-
 /// What the tasks of the primary share.
 struct Primary {
     program: PathBuf,
-    events: Events,
+    /// Each starts the worker with this id.
+    forks: mpsc::WeakUnboundedSender<u32>,
+    events: mpsc::UnboundedSender<io::Result<Event>>,
+    /// Announced when the first worker is ready.
+    listening: Mutex<Option<Event>>,
     connections: RoundRobin,
+    /// Read-locked while a worker starts.
+    starts: RwLock<()>,
+    /// The workers that serve, by process id: their ids, and what asks them to shut down. Whoever
+    /// removes a worker from here starts its replacement.
+    serving: Mutex<BTreeMap<u32, (u32, watch::Sender<()>)>>,
     /// Whether the cluster shuts down.
     shutdown: watch::Sender<bool>,
-    /// Changes when a rolling restart begins.
-    restarts: watch::Sender<()>,
-    /// Takes a replacement that is ready. Locked while a worker is replaced: one at a time.
-    replacements: Mutex<Replacements>,
+    /// One for each worker. A worker is killed when its task is dropped.
+    tasks: Mutex<JoinSet<()>>,
 }
 
 /// A worker that is ready. It is killed when this is dropped.
 struct Worker {
+    id: u32,
     pid: u32,
     child: Child,
-    control: ControlSocket,
-    /// Changes when a rolling restart begins.
-    restarts: watch::Receiver<()>,
+    control: UnixStream,
+    /// To send asks the worker to shut down. The receiver is dropped when it has exited.
+    life: (watch::Sender<()>, watch::Receiver<()>),
 }
 
-/// Listens on `address`. Each item of `forks` starts a worker after that pause.
-pub fn listen_on(
-    address: &str,
-    forks: mpsc::UnboundedReceiver<Duration>,
-    events: Events,
-) -> io::Result<()> {
+/// [`Cluster::listen`].
+pub fn listen_on(address: &str) -> io::Result<Cluster> {
+    static CLUSTER: OnceLock<()> = OnceLock::new();
     let listener = bind(address)?;
-    let listening = Event::Listening(reachable(listener.local_addr()?));
-    let signals = [
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::hangup())?,
-    ];
+    let local = listener.local_addr()?;
+    // The address as one would type it to connect.
+    let listening = Event::Listening(match local.ip().is_unspecified() {
+        true => format!("localhost:{}", local.port()),
+        false => local.to_string(),
+    });
+    // The parent may have blocked these signals.
+    SigSet::from_iter([SIGTERM, SIGINT, SIGHUP, SIGCHLD]).thread_unblock()?;
+    // A terminal with `stty tostop` would stop this process when it writes in the background.
+    SigSet::from(SIGTTOU).thread_block()?;
+    // If the parent ignores it, no child could be waited for. The handler stays.
+    drop(signal(SignalKind::child())?);
+    let ends_with_terminal = has_terminal() && !ignores_hangup();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let hangup = signal(SignalKind::hangup())?;
+    if CLUSTER.set(()).is_err() {
+        return Err(io::Error::other("this process has a cluster already"));
+    }
+    let (forks, to_fork) = mpsc::unbounded_channel();
+    let (announce, events) = mpsc::unbounded_channel();
     let shutdown = watch::Sender::new(false);
-    let (ready, replacements) = mpsc::unbounded_channel();
-    let primary = Primary {
-        // A path, so that the next workers run a new program that is moved there.
-        program: env::current_exe()?,
-        events,
+    let primary = Arc::new(Primary {
+        program: program(),
+        forks: forks.downgrade(),
+        events: announce,
+        listening: Mutex::new(Some(listening)),
         connections: RoundRobin::new(listener, shutdown.subscribe()),
+        starts: RwLock::default(),
+        serving: Mutex::default(),
         shutdown,
-        restarts: watch::Sender::new(()),
-        replacements: Mutex::new(ready),
-    };
-    tokio::spawn(Arc::new(primary).supervise(signals, Some(listening), forks, replacements));
-    Ok(())
+        tasks: Mutex::default(),
+    });
+    tokio::spawn(async move {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = primary.restart_at_hangup(hangup, ends_with_terminal) => {}
+            () = primary.start_workers(to_fork) => {}
+        }
+        primary.shut_down(terminate, interrupt).await;
+    });
+    Ok(Cluster::new(forks, events))
 }
 
 impl Primary {
-    /// Starts workers until the cluster has to shut down, and waits until all have exited.
-    /// Announces `listening` when the first is ready.
-    async fn supervise(
-        self: Arc<Self>,
-        [mut terminate, mut interrupt, mut hangup]: [Signal; 3],
-        mut listening: Option<Event>,
-        mut forks: mpsc::UnboundedReceiver<Duration>,
-        mut replacements: mpsc::UnboundedReceiver<Worker>,
-    ) {
-        // When one of these is dropped, its workers are killed.
-        let (mut starting, mut running) = (JoinSet::new(), JoinSet::new());
-        loop {
-            tokio::select! {
-                biased;
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-                _ = hangup.recv() => self.restarts.send_replace(()),
-                fork = forks.recv() => match fork {
-                    Some(pause) => drop(starting.spawn(self.clone().start(pause))),
-                    // The `Cluster` has been dropped.
-                    None => break,
-                },
-                Some(Ok(started)) = starting.join_next() => match started {
-                    Ok(worker) => {
-                        if let Some(event) = listening.take() {
-                            self.announce(event);
-                        }
-                        running.spawn(self.clone().supervise_worker(worker));
-                    }
-                    Err(error) if listening.is_none() => {
-                        self.announce(Event::Warning(error.to_string()));
-                        starting.spawn(self.clone().start(RESTART_PAUSE));
-                    }
-                    Err(error) => drop(self.events.send(Err(error))),
-                },
-                Some(worker) = replacements.recv() => {
-                    running.spawn(self.clone().supervise_worker(worker));
+    /// Starts a worker for each id, until the `Cluster` is dropped.
+    async fn start_workers(self: &Arc<Self>, mut to_fork: mpsc::UnboundedReceiver<u32>) {
+        let (mut workers, mut start_at) = (0, Instant::now());
+        while let Some(id) = to_fork.recv().await {
+            if id > workers {
+                workers = id;
+            } else {
+                start_at = next_restart(start_at, Instant::now(), workers);
+                // A sleep of no length takes a millisecond.
+                if start_at > Instant::now() {
+                    sleep_until(start_at).await;
                 }
-                Some(_) = running.join_next() => {}
             }
+            let mut tasks = self.tasks.lock().await;
+            // The set keeps what has ended.
+            while tasks.try_join_next().is_some() {}
+            tasks.spawn(self.clone().run_worker(id));
         }
-        drop(starting);
-        // The worker that it replaces may have shut down already.
-        replacements.close();
-        while let Some(worker) = replacements.recv().await {
-            running.spawn(self.clone().supervise_worker(worker));
-        }
-        self.shut_down_all(running, [terminate, interrupt]).await;
     }
 
-    /// Shuts all workers down gracefully, and waits until they have exited.
-    async fn shut_down_all(
-        &self,
-        mut running: JoinSet<()>,
-        [mut terminate, mut interrupt]: [Signal; 2],
-    ) {
+    /// Starts a worker, and supervises it until it has exited.
+    async fn run_worker(self: Arc<Self>, id: u32) {
+        let mut shutdown = self.shutdown.subscribe();
+        let worker = tokio::select! {
+            biased;
+            worker = self.start_until_ready(id) => worker,
+            _ = shutdown.wait_for(|shuts_down| *shuts_down) => return,
+        };
+        self.supervise(worker).await;
+    }
+
+    async fn start_until_ready(&self, id: u32) -> Worker {
+        loop {
+            match (self.start(id).await, self.listening.lock().await.take()) {
+                (Ok(worker), listening) => {
+                    if let Some(event) = listening {
+                        self.announce(Ok(event));
+                    }
+                    return worker;
+                }
+                (Err(error), Some(_)) => self.announce(Err(io::Error::other(error))),
+                (Err(error), None) => self.announce(Ok(Event::Warning(error))),
+            }
+            sleep(FAILURE_PAUSE).await;
+        }
+    }
+
+    /// Starts a worker, and waits until it is ready.
+    async fn start(&self, id: u32) -> Result<Worker, String> {
+        let _starts = self.starts.read().await;
+        let mut worker = self.spawn(id).map_err(|error| {
+            let program = self.program.display();
+            format!("cannot start {program}: {error}")
+        })?;
+        let pid = worker.pid;
+        let ready = timeout(READY_WITHIN, worker.control.read_u8()).await;
+        if matches!(ready, Ok(Ok(READY))) {
+            let serving = (id, worker.life.0.clone());
+            self.serving.lock().await.insert(pid, serving);
+            return Ok(worker);
+        }
+        let _ = worker.child.kill().await;
+        let status = worker.child.wait().await.unwrap_or_default();
+        Err(match ready {
+            Err(_) => format!("worker {pid} was not ready within {READY_WITHIN:?}"),
+            Ok(_) => format!("worker {pid} exited before it was ready ({status})"),
+        })
+    }
+
+    /// Starts the process of a worker, with its control socket.
+    fn spawn(&self, id: u32) -> io::Result<Worker> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let inode = fstat(&theirs)?.st_ino;
+        let child = Command::new(&self.program)
+            .args(env::args_os().skip(1))
+            .env(VARIABLE, format!("{id}:{inode}"))
+            .stdin(OwnedFd::from(theirs))
+            // A terminal's Ctrl-C is for the primary: it does not reach this group.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        Ok(Worker {
+            id,
+            pid: child.id().expect("it has not been waited for"),
+            child,
+            control: UnixStream::from_std(ours)?,
+            life: watch::channel(()),
+        })
+    }
+
+    /// Sends connections to a worker until it dies or shuts down, and waits until it has exited.
+    async fn supervise(self: Arc<Self>, mut worker: Worker) {
+        let leaves = tokio::select! {
+            leaves = self.connections.serve(&mut worker.control) => leaves,
+            _ = worker.life.1.changed() => false,
+        };
+        let (id, pid) = (worker.id, worker.pid);
+        let is_replaced = self.serving.lock().await.remove(&pid).is_none();
+        let voluntary = leaves && !is_replaced;
+        if let (true, Some(forks)) = (voluntary, self.forks.upgrade()) {
+            let _ = forks.send(id);
+        }
+        // This asks it to shut down. It still takes a connection that is on its way.
+        drop(worker.control);
+        if timeout(SHUTDOWN_WITHIN, worker.child.wait()).await.is_err() {
+            let _ = worker.child.start_kill();
+        }
+        let status = worker.child.wait().await.unwrap_or_default();
+        self.announce(Ok(match is_replaced {
+            true => Event::Replaced { pid },
+            false => Event::Exit {
+                pid,
+                id,
+                status,
+                voluntary,
+            },
+        }));
+    }
+
+    /// Starts a rolling restart at each SIGHUP. Ends when the terminal has been closed.
+    async fn restart_at_hangup(self: &Arc<Self>, mut hangup: Signal, ends_with_terminal: bool) {
+        loop {
+            hangup.recv().await;
+            if ends_with_terminal && !has_terminal() {
+                return;
+            }
+            if let Err(error) = self.rolling_restart().await {
+                let text = format!("the rolling restart has stopped: {error}");
+                self.announce(Ok(Event::Warning(text)));
+            }
+        }
+    }
+
+    /// Replaces all workers, one after the other.
+    async fn rolling_restart(self: &Arc<Self>) -> Result<(), String> {
+        // Workers that start now may run the old program.
+        drop(self.starts.write().await);
+        let workers = self.serving.lock().await.clone();
+        for (old, (id, replace)) in workers {
+            let new = tokio::select! {
+                biased;
+                // It has exited. Its replacement runs the new program.
+                () = replace.closed() => continue,
+                new = self.start(id) => new?,
+            };
+            let (pid, life) = (new.pid, new.life.0.clone());
+            if self.serving.lock().await.remove(&old).is_none() {
+                // It shuts down by itself, and has another replacement.
+                continue;
+            }
+            self.tasks.lock().await.spawn(self.clone().supervise(new));
+            replace.send_replace(());
+            let trial = async { tokio::join!(sleep(TRIAL), replace.closed()) };
+            tokio::select! {
+                () = life.closed() => return Err(format!("worker {pid} has died")),
+                _ = trial => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Shuts the cluster down, in phases.
+    async fn shut_down(&self, mut terminate: Signal, mut interrupt: Signal) {
+        // The workers get the last connections. Then their control sockets are closed.
         self.shutdown.send_replace(true);
-        let all_exited = async { while running.join_next().await.is_some() {} };
+        // They answer their requests, and exit.
+        let mut tasks = mem::take(&mut *self.tasks.lock().await);
+        let all_exited = async { while tasks.join_next().await.is_some() {} };
         let second_signal = async {
             let first_signal = Instant::now();
             while first_signal.elapsed() < SAME_SIGNAL {
@@ -152,118 +306,53 @@ impl Primary {
                 }
             }
         };
-        // On return, `running` is dropped with the workers that are left.
         tokio::select! {
             _ = timeout(SHUTDOWN_WITHIN, all_exited) => return,
             () = second_signal => {}
         }
-        running.shutdown().await;
+        // Those that are left are killed.
+        tasks.shutdown().await;
         let error = io::Error::other("ended at once by a second signal");
         let _ = self.events.send(Err(error));
     }
 
-    /// Supervises a worker that is ready, until it has exited.
-    async fn supervise_worker(self: Arc<Self>, mut worker: Worker) {
-        let pid = worker.pid;
-        let turn = tokio::select! {
-            () = self.connections.serve(&mut worker.control) => None,
-            turn = self.replace(pid, &mut worker.restarts) => Some(turn),
-        };
-        let status = self.shut_down(worker).await;
-        self.announce(match turn {
-            Some(_) => Event::Replaced { pid },
-            None => Event::Exit { pid, status },
-        });
-    }
-
-    /// Waits for the turn of the worker `old` in a rolling restart, and starts its replacement. The
-    /// next worker's turn comes when the result is dropped.
-    async fn replace(
-        self: &Arc<Self>,
-        old: u32,
-        restarts: &mut watch::Receiver<()>,
-    ) -> MutexGuard<'_, Replacements> {
-        loop {
-            let _ = restarts.changed().await;
-            let turn = self.replacements.lock().await;
-            let started = self.clone().start(Duration::ZERO).await;
-            match started.map(|worker| turn.send(worker).is_ok()) {
-                Ok(true) => return turn,
-                // The cluster shuts down: no worker is replaced any more.
-                Ok(false) => {}
-                Err(error) => self.announce(Event::Warning(format!("{error}; worker {old} stays"))),
-            }
-        }
-    }
-
-    /// Shuts a worker down gracefully, and waits until it has exited.
-    async fn shut_down(&self, mut worker: Worker) -> ExitStatus {
-        let kill_at = Instant::now() + SHUTDOWN_WITHIN;
-        self.connections.close(&mut worker.control, kill_at).await;
-        if timeout_at(kill_at, worker.child.wait()).await.is_err() {
-            let _ = worker.child.start_kill();
-        }
-        worker.child.wait().await.unwrap_or_default()
-    }
-
-    /// Starts a worker after a pause, and waits until it is ready.
-    async fn start(self: Arc<Self>, pause: Duration) -> io::Result<Worker> {
-        // A sleep of no length takes a millisecond.
-        if !pause.is_zero() {
-            sleep(pause).await;
-        }
-        // A restart that begins while the worker starts is for this worker, too.
-        let restarts = self.restarts.subscribe();
-        let (mut child, mut socket) = self.spawn().map_err(|error| {
-            let program = self.program.display();
-            io::Error::new(error.kind(), format!("cannot start {program}: {error}"))
-        })?;
-        let pid = child.id().expect("it has not been waited for");
-        let ready = timeout(READY_WITHIN, socket.read_u8()).await;
-        if let Ok(Ok(READY)) = ready {
-            return Ok(Worker {
-                pid,
-                child,
-                control: ControlSocket::new(socket),
-                restarts,
-            });
-        }
-        let _ = child.start_kill();
-        let status = child.wait().await?;
-        Err(io::Error::other(match ready {
-            Err(_) => format!("worker {pid} was not ready within {READY_WITHIN:?}"),
-            Ok(_) => format!("worker {pid} exited before it was ready ({status})"),
-        }))
-    }
-
-    /// Starts the process of a worker, with its control socket.
-    fn spawn(&self) -> io::Result<(Child, UnixStream)> {
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        let inode = fstat(&theirs)?.st_ino;
-        let child = Command::new(&self.program)
-            .args(env::args_os().skip(1))
-            .env(VARIABLE, inode.to_string())
-            .stdin(OwnedFd::from(theirs))
-            // A terminal's Ctrl-C is for the primary: it does not reach this group.
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()?;
-        Ok((child, UnixStream::from_std(ours)?))
-    }
-
-    fn announce(&self, event: Event) {
+    fn announce(&self, event: io::Result<Event>) {
         if !*self.shutdown.borrow() {
             // It fails when the `Cluster` has been dropped.
-            let _ = self.events.send(Ok(event));
+            let _ = self.events.send(event);
         }
     }
 }
 
-/// The address as one would type it to connect.
-fn reachable(address: SocketAddr) -> String {
-    match address.ip().is_unspecified() {
-        true => format!("localhost:{}", address.port()),
-        false => address.to_string(),
+/// When the next worker is restarted, if the last one was at `last`.
+fn next_restart(last: Instant, now: Instant, workers: u32) -> Instant {
+    last.max(now - RESTART_EACH * workers) + RESTART_EACH
+}
+
+/// The path from which workers are started. It is the one by which this process was started: a
+/// symlink in it may lead to a new version by then.
+fn program() -> PathBuf {
+    let started_as = env::args_os().next().unwrap_or_default();
+    let started_as = path::absolute(started_as).unwrap_or_default();
+    match env::current_exe() {
+        // It was found in the `PATH`, or its parent has given it another name.
+        Ok(exe) if started_as.canonicalize().ok().as_ref() != Some(&exe) => exe,
+        _ => started_as,
+    }
+}
+
+/// Whether this process has a controlling terminal.
+fn has_terminal() -> bool {
+    let error = File::open("/dev/tty").err();
+    error.and_then(|error| error.raw_os_error()) != Some(Errno::ENXIO as i32)
+}
+
+/// Whether SIGHUP is ignored, as by `nohup`.
+fn ignores_hangup() -> bool {
+    // SAFETY: the call changes nothing, and all bytes of a `sigaction` may be zero.
+    unsafe {
+        let mut action: libc::sigaction = mem::zeroed();
+        libc::sigaction(libc::SIGHUP, ptr::null(), &mut action);
+        action.sa_sigaction == libc::SIG_IGN
     }
 }

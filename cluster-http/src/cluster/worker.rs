@@ -1,41 +1,53 @@
-//! The worker's side.
+//! The worker's side, and what goes over the control socket.
+//!
+//! The primary sends one connection at a time, with a byte, and closes its direction when the
+//! worker has to shut down. The worker sends the bytes below.
 
 use std::env;
 use std::fs::File;
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem;
+use std::net;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, RawFd};
 
 use nix::cmsg_space;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::signal::{SigSet, Signal::SIGTTOU};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use nix::sys::stat::fstat;
 use nix::unistd::{dup2_stdin, write};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::sleep;
 
-use super::round_robin::PAUSE;
-
-/// The variable that makes a process a worker. It holds the inode of the socket on the worker's
-/// stdin. A worker's child inherits the variable, but not the socket: it is not a worker.
-pub const VARIABLE: &str = "CLUSTER_WORKER";
-
-/// What a worker writes: it is ready; it has taken a connection; it had no descriptor for one.
+/// The worker is ready for connections.
 pub const READY: u8 = b'r';
+/// It has taken the connection.
 pub const TAKEN: u8 = b't';
+/// It had no descriptor for the connection.
 pub const REFUSED: u8 = b'n';
+/// It shuts down by itself.
+pub const LEAVES: u8 = b'l';
+
+/// The variable that makes a process a worker. It holds the worker's id, a colon, and the inode of
+/// the control socket, which is the worker's stdin. A worker's child inherits the variable, but not
+/// the socket: it is not a worker.
+pub const VARIABLE: &str = "CLUSTER_WORKER";
 
 /// This process as a worker: Node's `cluster.worker`.
 pub struct Worker {
-    /// `None` when this worker shuts down: the socket is closed, and the primary gives another
-    /// worker the connections that were not taken.
+    id: u32,
+    listens: bool,
+    /// `None` when this worker shuts down: the socket is closed, and another worker gets the
+    /// connection that this one has not taken.
     primary: Option<UnixStream>,
     terminate: Signal,
 }
 
 /// This process as a worker, or `None` in the primary: Node's `cluster.isWorker`.
 ///
-/// Replaces stdin by `/dev/null`.
+/// Replaces stdin by `/dev/null`. From now on, SIGINT and SIGHUP do nothing in a worker: they are
+/// for the primary, but some tools send them to every process. SIGTTOU is blocked in this thread: a
+/// terminal with `stty tostop` would stop a worker that writes to it.
 ///
 /// # Errors
 ///
@@ -46,24 +58,38 @@ pub struct Worker {
 /// Outside a tokio runtime.
 pub fn worker() -> io::Result<Option<Worker>> {
     let inode = fstat(io::stdin())?.st_ino.to_string();
-    if env::var_os(VARIABLE).is_none_or(|expected| *expected != *inode) {
+    let variable = env::var(VARIABLE).unwrap_or_default();
+    let Some((id, _)) = variable.split_once(':').filter(|(_, of)| *of == inode) else {
         return Ok(None);
-    }
+    };
     let stdin = io::stdin().as_fd().try_clone_to_owned()?;
     let socket = std::os::unix::net::UnixStream::from(stdin);
     socket.set_nonblocking(true)?;
     dup2_stdin(File::open("/dev/null")?)?;
+    SigSet::from(SIGTTOU).thread_block()?;
+    // The handlers stay. If a worker ignored these signals, so would what it starts.
+    drop([SignalKind::interrupt(), SignalKind::hangup()].map(signal));
     Ok(Some(Worker {
+        id: id.parse().map_err(io::Error::other)?,
+        listens: false,
         primary: Some(UnixStream::from_std(socket)?),
         terminate: signal(SignalKind::terminate())?,
     }))
 }
 
 impl Worker {
+    /// A number from 1 to the number of workers: Node's `worker.id`. The replacement of a worker
+    /// has the same one. For a short time, both run.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
     /// Tells the primary that this worker is ready for connections. The first worker's call is
     /// Node's `'listening'`.
     pub fn listen(&mut self) {
-        self.answer(READY);
+        if !mem::replace(&mut self.listens, true) {
+            self.answer(READY);
+        }
     }
 
     /// Waits for the next connection: Node's `'connection'`. `None` when this worker has to shut
@@ -72,25 +98,24 @@ impl Worker {
     /// This method is cancel safe.
     pub async fn accept(&mut self) -> Option<TcpStream> {
         while let Some(primary) = &self.primary {
-            tokio::select! {
+            let received = tokio::select! {
                 biased;
-                _ = self.terminate.recv() => self.primary = None,
-                received = primary.async_io(Interest::READABLE, || receive(primary)) => {
-                    match received {
-                        Ok(Some(connection)) => {
-                            self.answer(TAKEN);
-                            return Some(connection);
-                        }
-                        Ok(None) => {
-                            self.answer(REFUSED);
-                            // The primary sends no more meanwhile, as to a worker that hangs.
-                            sleep(PAUSE).await;
-                        }
-                        Err(_) => self.primary = None,
-                    }
+                _ = self.terminate.recv() => {
+                    self.answer(LEAVES);
+                    break;
                 }
+                received = primary.async_io(Interest::READABLE, || receive(primary)) => received,
+            };
+            match received {
+                Ok(Some(connection)) => {
+                    self.answer(TAKEN);
+                    return Some(connection);
+                }
+                Ok(None) => self.answer(REFUSED),
+                Err(_) => break,
             }
         }
+        self.primary = None;
         None
     }
 
@@ -102,31 +127,33 @@ impl Worker {
     }
 }
 
-/// A connection from the primary; `None` if this process has no descriptor left for it. Fails when
-/// the socket has ended.
+/// Sends a connection to a worker.
+pub fn send(socket: &UnixStream, connection: &net::TcpStream) -> nix::Result<usize> {
+    let descriptor = [connection.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&descriptor)];
+    let byte = [IoSlice::new(b"c")];
+    let socket = socket.as_raw_fd();
+    sendmsg::<()>(socket, &byte, &rights, MsgFlags::empty(), None)
+}
+
+/// Receives a connection from the primary; `None` if this process has no descriptor left for it.
+/// Fails when the socket has ended.
 fn receive(primary: &UnixStream) -> io::Result<Option<TcpStream>> {
     let mut byte = [0];
     let mut data = [IoSliceMut::new(&mut byte)];
     let mut space = cmsg_space!(RawFd);
-    let message = recvmsg::<()>(
-        primary.as_raw_fd(),
-        &mut data,
-        Some(&mut space),
-        CLOSE_ON_EXEC,
-    )?;
+    let primary = primary.as_raw_fd();
+    let message = recvmsg::<()>(primary, &mut data, Some(&mut space), CLOSE_ON_EXEC)?;
     if message.bytes == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    // An error says that the descriptor was left out.
-    let first = message
-        .cmsgs()
-        .ok()
-        .and_then(|mut messages| messages.next());
+    // `cmsgs` fails if the descriptor was left out.
+    let first = message.cmsgs().ok().and_then(|mut all| all.next());
     let Some(ControlMessageOwned::ScmRights(descriptors)) = first else {
         return Ok(None);
     };
     // SAFETY: the system has just made this descriptor for this process.
-    let connection = unsafe { std::net::TcpStream::from_raw_fd(descriptors[0]) };
+    let connection = unsafe { net::TcpStream::from_raw_fd(descriptors[0]) };
     #[cfg(target_vendor = "apple")]
     nix::fcntl::fcntl(
         &connection,

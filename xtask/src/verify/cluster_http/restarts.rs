@@ -1,5 +1,7 @@
 //! Workers that die.
 
+use std::os::fd::AsRawFd;
+
 use super::*;
 
 pub fn checks(suite: &Suite) {
@@ -65,21 +67,42 @@ pub fn checks(suite: &Suite) {
         server.shut_down()
     });
 
-    // A worker that dies soon after each start is not started many times a second for ever.
-    suite.check("crash_loop", || {
-        let (deployed, server) = Deployed::serve(1)?;
-        deployed.replace_by_itself_after("(sleep 0.05; kill -9 $$) &")?;
-        signal_to(server.workers()[0], Signal::SIGKILL)?;
-        let (mut deaths, mut last_death) = (0, Instant::now());
-        wait_until("more than six deaths, and then a pause", || {
-            let now = server.program.stdout().matches(" died\n").count();
-            if now > deaths {
-                (deaths, last_death) = (now, Instant::now());
-            }
-            let paused = last_death.elapsed() > Duration::from_secs(1);
-            Ok(deaths > 6 && paused)
+    // The replacements of a worker that dies right after each start begin 50 ms apart.
+    suite.rust("crash_loop", |command| {
+        let server = Server::start(command, 1)?;
+        let (start, mut deaths) = (Instant::now(), 0);
+        while start.elapsed() < Duration::from_secs(1) {
+            let worker = server.wait_for_workers(1)?[0];
+            signal_to(worker, Signal::SIGKILL)?;
+            server.wait_for_death(worker)?;
+            deaths += 1;
+        }
+        let most = start.elapsed().as_millis() / 50 + 2;
+        ensure!(deaths > 1 && deaths <= most, "{deaths} deaths");
+        server.shut_down()
+    });
+
+    // The replacement serves while the worker shuts down, with an open upload. The exit is
+    // announced at the exit, and starts no second replacement.
+    suite.rust("only_worker_terminated", |command| {
+        let server = Server::start(command, 1)?;
+        let mut upload = server.connect()?;
+        upload.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n")?;
+        let old = server.workers()[0];
+        wait_until("the worker to have the upload", || {
+            Ok(server.connect()?.get()?.status == 200)
         })?;
-        server.stop()
+        signal_to(old, Signal::SIGTERM)?;
+        server.wait_for_workers(2)?;
+        served_client(&server)?;
+        upload.send("\r\nthe body.")?;
+        same("status", &200, &upload.answer()?.status)?;
+        drop(upload);
+        server.wait_for_death(old)?;
+        thread::sleep(Duration::from_millis(200));
+        same("workers", &1, &children(server.program.pid()).len())?;
+        served_client(&server)?;
+        server.shut_down()
     });
 
     suite.on_linux().check("first_worker_never_ready", || {
@@ -149,10 +172,11 @@ fn without_its_file(script: Option<&str>) -> Result<(Running, Deployed)> {
         )?;
         deployed.replace_by_itself()?;
     }
-    let mut shell = Command::new("sh");
-    let script = "exec 3<\"$0\"; rm \"$0\"; exec /proc/self/fd/3 127.0.0.1:0 1";
-    shell.args(["-c", script]).arg(deployed.path());
-    Ok((start(shell)?, deployed))
+    let file = fs::File::open(deployed.path())?;
+    fs::remove_file(deployed.path())?;
+    let mut command = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    command.arg0("program").args(["127.0.0.1:0", "1"]);
+    Ok((start(command)?, deployed))
 }
 
 /// The program fails with one line: `start`…`end`.

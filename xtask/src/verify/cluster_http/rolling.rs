@@ -68,6 +68,44 @@ pub fn checks(suite: &Suite) {
         old_workers_stay("exec cat", 1, "was not ready within 10s")
     });
 
+    // The new version serves, and dies when it has been ready for a moment.
+    suite.check("new_worker_dies", || {
+        let (deployed, server) = Deployed::serve(3)?;
+        let old = server.workers();
+        deployed.replace_by_itself_after("(sleep 0.3; kill -9 $$) &")?;
+        server.program.signal(Signal::SIGHUP)?;
+        let stopped = " has died\n";
+        server.program.wait_for_stderr(stopped)?;
+        deployed.replace_by_itself()?;
+        server.wait_for_workers(3)?;
+        let stderr = server.program.stderr();
+        same("restarts stopped", &1, &stderr.matches(stopped).count())?;
+        let now = server.workers();
+        let stay = old.iter().filter(|pid| now.contains(pid));
+        same("old workers that stay", &2, &stay.count())?;
+        served_client(&server)?;
+        server.shut_down()
+    });
+
+    // A worker that starts at the signal may be of the old version.
+    suite.check("worker_that_starts", || {
+        let (deployed, server) = Deployed::serve(2)?;
+        let gates = Gates::new()?;
+        deployed.replace_by_itself_after(&format!("{}; {};", gates.report(1), gates.wait(2)))?;
+        let old = server.workers();
+        signal_to(old[0], Signal::SIGKILL)?;
+        let starting = gates.reported(1)?;
+        deployed.replace_by_itself()?;
+        server.program.signal(Signal::SIGHUP)?;
+        // The primary handles the signal before the death.
+        thread::sleep(Duration::from_millis(100));
+        gates.open(2)?;
+        let replaced = format!("worker {starting} replaced\n");
+        server.program.wait_for_stderr(&replaced)?;
+        server.wait_for_replacements(&old)?;
+        server.shut_down()
+    });
+
     suite.check("death_while_the_new_worker_starts", || {
         let (deployed, server) = Deployed::serve(1)?;
         let gates = Gates::new()?;
@@ -155,12 +193,9 @@ fn old_workers_stay(script: &str, workers: usize, says: &str) -> Result<()> {
     deployed.replace_by(script)?;
     let old = server.workers();
     server.program.signal(Signal::SIGHUP)?;
-    for pid in &old {
-        let stays = format!("; worker {pid} stays\n");
-        server.program.wait_for_stderr(&stays)?;
-    }
-    let stderr = server.program.stderr();
-    ensure!(stderr.contains(says), "{stderr:?}");
+    let stopped = "cluster-http: the rolling restart has stopped: worker ";
+    server.program.wait_for_stderr(stopped)?;
+    server.program.wait_for_stderr(says)?;
     same("workers", &old, &server.workers())?;
     served_client(&server)?;
     server.shut_down()
