@@ -128,6 +128,9 @@ async fn stream(way: &str, command: &'static [String]) -> Result<()> {
     let mut chunk = vec![0; CHUNK];
     match way.split(", ").next().context("a name")? {
         "spawn.rs" => {
+            if way.ends_with("process_group") {
+                command.process_group(0);
+            }
             let mut child = spawn::spawn(&mut command)?;
             while child.next_event().await?.is_some() {}
         }

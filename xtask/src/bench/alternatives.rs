@@ -24,10 +24,11 @@ use crate::harness::wait_for;
 const ROUNDS: usize = 7;
 
 /// A file or a crate and, after a comma, what is set. The first is the baseline.
-const WAYS: [&str; 9] = [
+const WAYS: [&str; 10] = [
     "tokio::process",
     "tokio::process, kill_on_drop",
     "spawn.rs",
+    "spawn.rs, process_group",
     "exec.rs",
     "duct",
     "processkit",
