@@ -215,7 +215,7 @@ impl Child {
 
     /// Waits for the next message, as [`Channel::next_message`] does. It also returns `None` when
     /// the child has ended and all that it has sent has been received, even if another process,
-    /// which the child has started, holds the channel open.
+    /// which the child has started, holds the channel open. This method is cancel safe.
     ///
     /// # Errors
     ///

@@ -102,8 +102,8 @@ pub struct Data<'a>(&'a [u8]);
 ///
 /// The command stays in this process's group, as in Node: Ctrl-C in a terminal reaches both. After
 /// `command.process_group(0)` it leads a group of its own. Ctrl-C then reaches neither the command
-/// nor what it starts; [`ChildProcess::kill`] and a drop reach all of them. If this process is
-/// killed, the command runs on.
+/// nor what it starts; [`ChildProcess::kill`] and a drop reach all of them, until the command has
+/// exited. If this process is killed, the command runs on.
 ///
 /// SIGCHLD gets tokio's handler. Otherwise, if this process was started with SIGCHLD ignored, the
 /// system would keep no exit status.

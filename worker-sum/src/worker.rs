@@ -156,7 +156,7 @@ where
 ///
 /// # Errors
 ///
-/// Those of `job`. A panic becomes an error with its message.
+/// Those of `job`. A panic becomes an error with its message, which is also printed on stderr.
 pub fn attempt<R, E: Into<BoxError>>(job: impl FnOnce() -> Result<R, E>) -> Result<R, BoxError> {
     match catch_unwind(AssertUnwindSafe(job)) {
         Ok(done) => done.map_err(Into::into),
