@@ -21,9 +21,9 @@ const PIECES: [&str; 28] = [
 ];
 
 /// How many scripts each check runs.
-const SCRIPTS: usize = 12;
+const SCRIPTS: usize = 6;
 
-const MESSAGES: usize = 5_000;
+const MESSAGES: usize = 2_000;
 
 pub fn checks(suite: &Suite) {
     eprintln!(

@@ -17,11 +17,11 @@ pub fn checks(suite: &Suite) {
     // One of three processes is killed half way.
     suite.check("killed", || {
         let redis = Redis::start()?;
-        let jobs = 40_001..=40_200;
+        let jobs = 20_001..=20_120;
         let add = |below| format!("XADD primes * below {below}\n");
         let ids = redis.call(&jobs.clone().map(add).collect::<String>())?;
         let is_prime = |n: &u32| (2..*n).take_while(|d| d * d <= *n).all(|d| n % d != 0);
-        let mut primes = (2..40_000).filter(is_prime).count();
+        let mut primes = (2..20_000).filter(is_prime).count();
         let mut expected = BTreeMap::new();
         for (id, below) in ids.lines().zip(jobs) {
             primes += usize::from(is_prime(&(below - 1)));
@@ -35,10 +35,10 @@ pub fn checks(suite: &Suite) {
         let first = redis.process("3")?;
         results(1)?;
         let others = [redis.process("3")?, redis.process("3")?];
-        results(100)?;
+        results(20)?;
         first.signal(Signal::SIGKILL)?;
         first.finish()?.ended_by(Signal::SIGKILL)?;
-        results(200)?;
+        results(120)?;
         same("results", &expected, &redis.values(RESULTS)?)?;
         redis.has_no_jobs()?;
         let taken_over = others

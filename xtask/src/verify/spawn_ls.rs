@@ -179,11 +179,11 @@ pub fn checks(suite: &Suite) {
     });
 }
 
-/// Runs a program up to 10 times, until 5 runs are good: on a busy machine, the speed of the
+/// Runs a program up to 8 times, until 3 runs are good: on a busy machine, the speed of the
 /// command varies.
 fn mostly(command: &Command, args: &[&str], good: impl Fn(&str) -> bool) -> Result<()> {
     let (mut good_runs, mut bad) = (0, Vec::new());
-    while good_runs < 5 {
+    while good_runs < 3 {
         // Both streams in one, in the order in which they were written.
         let mut shell = below_a_shell("exec 2>&1", command);
         let stdout = run(shell.args(args))?.stdout();
