@@ -17,22 +17,18 @@ pub fn main(args: impl Iterator<Item = String>) -> Result<ExitCode> {
     match &args[..] {
         [] => {
             for file in files() {
-                writeln!(stdout(), "{:10}{}", file.name, file.what)?;
+                writeln!(stdout(), "{:10}{}", file.name(), Header::of(file)?.what)?;
             }
         }
         [name, folder] => {
-            let file = files().find(|file| file.name == name);
+            let file = files().find(|file| file.name() == name);
             let file = file.with_context(|| {
-                let names: Vec<_> = files().map(|file| file.name).collect();
-                format!("there is no '{name}', only {}", names.join(", "))
+                format!("there is no '{name}' to copy; `cargo xtask copy` lists the files")
             })?;
-            let header = Header::of(&file)?;
+            let header = Header::of(file)?;
             copy(&[file], Path::new(folder))?;
-            let name = file.name;
-            let example = header
-                .programs
-                .first()
-                .context("its header has no example")?;
+            let example = header.programs.first();
+            let example = example.context("its header has no program")?;
             writeln!(
                 stdout(),
                 "Copied {name} to {folder}/src. Add this line to its main.rs or lib.rs:\n\n\
@@ -58,9 +54,9 @@ pub fn copy(files: &[File], folder: &Path) -> Result<()> {
     );
     let (mut copies, mut crates) = (Vec::new(), Vec::new());
     for file in files {
-        let source = source_of(file);
+        let source = root().join(file.0);
         let source_folder = source.parent().context("its folder")?;
-        for source in sources(file)? {
+        for source in sources(&source)? {
             let target = folder.join("src").join(source.strip_prefix(source_folder)?);
             let text = fs::read_to_string(source)?;
             let there = fs::read_to_string(&target).ok();
@@ -71,7 +67,7 @@ pub fn copy(files: &[File], folder: &Path) -> Result<()> {
             );
             copies.push((target, text));
         }
-        crates.extend(Header::of(file)?.crates);
+        crates.extend(Header::of(*file)?.crates);
     }
     for (target, text) in copies {
         fs::create_dir_all(target.parent().context("its folder")?)?;
@@ -139,22 +135,19 @@ pub fn requirements(folder: &Path) -> Result<BTreeMap<String, String>> {
     Ok(package.filter_map(requirement).collect())
 }
 
-fn source_of(file: &File) -> PathBuf {
-    root().join(file.path)
-}
-
 /// The file, or all files of the folder.
-fn sources(file: &File) -> Result<Vec<PathBuf>> {
-    let source = source_of(file);
-    if source.is_file() {
-        return Ok(vec![source]);
+fn sources(path: &Path) -> Result<Vec<PathBuf>> {
+    if path.is_file() {
+        return Ok(vec![path.to_owned()]);
     }
-    let entries = fs::read_dir(source)?;
+    let entries = fs::read_dir(path)?;
     entries.map(|entry| Ok(entry?.path())).collect()
 }
 
 /// What the doc comment at the head of a file to copy says.
 pub struct Header {
+    /// Its first sentence.
+    what: String,
     /// The crates it needs.
     pub crates: Vec<Crate>,
     /// Programs that use it.
@@ -170,19 +163,15 @@ pub struct Crate {
 }
 
 impl Header {
-    pub fn of(file: &File) -> Result<Self> {
-        let source = source_of(file);
-        let first = if source.is_file() {
-            source
-        } else {
-            source.join("mod.rs")
-        };
-        let text = fs::read_to_string(first)?;
-        let lines = text.lines().map_while(|line| line.strip_prefix("//!"));
-        let line = |line: &str| line.strip_prefix(' ').unwrap_or(line).to_owned() + "\n";
-        let comment: String = lines.map(line).collect();
+    pub fn of(file: File) -> Result<Self> {
+        let path = root().join(file.0);
+        let comment = doc_comment(&match path.is_file() {
+            true => path,
+            false => path.join("mod.rs"),
+        })?;
         let commands = blocks(&comment, "sh").concat();
         Ok(Self {
+            what: first_sentence(&comment),
             crates: commands.lines().map(Crate::of).collect::<Result<_>>()?,
             programs: blocks(&comment, "rust,ignore"),
         })
@@ -201,6 +190,21 @@ impl Crate {
             features: features.map(str::to_owned).collect(),
         })
     }
+}
+
+/// The doc comment at the head of a file.
+pub fn doc_comment(file: &Path) -> Result<String> {
+    let text = fs::read_to_string(file)?;
+    let lines = text.lines().map_while(|line| line.strip_prefix("//!"));
+    let line = |line: &str| line.strip_prefix(' ').unwrap_or(line).to_owned() + "\n";
+    Ok(lines.map(line).collect())
+}
+
+/// The first sentence of a comment, in one line.
+pub fn first_sentence(comment: &str) -> String {
+    let comment = comment.replace('\n', " ");
+    let sentence = comment.split(". ").next().unwrap_or("");
+    sentence.trim_end_matches(['.', ' ']).to_owned()
 }
 
 /// The blocks of a Markdown text that are marked with a language.

@@ -11,68 +11,42 @@ pub struct Example {
     pub files: &'static [File],
 }
 
-/// A file to copy, or a folder with a `mod.rs`.
+/// A file to copy, or a folder with a `mod.rs`: its path in the folder of the workspace.
 #[derive(Clone, Copy)]
-pub struct File {
+pub struct File(pub &'static str);
+
+impl File {
     /// The name of its module.
-    pub name: &'static str,
-    /// In the folder of the workspace.
-    pub path: &'static str,
-    /// In a few words, what it is.
-    pub what: &'static str,
+    pub fn name(self) -> &'static str {
+        let name = self.0.rsplit('/').next().unwrap_or(self.0);
+        name.trim_end_matches(".rs")
+    }
 }
 
 pub const SPAWN_LS: Example = Example {
     name: "spawn-ls",
     script: "node/spawn-ls.cjs",
-    files: &[File {
-        name: "spawn",
-        path: "spawn-ls/src/spawn.rs",
-        what: "child_process.spawn(): a command's output as it comes",
-    }],
+    files: &[File("spawn-ls/src/spawn.rs")],
 };
 
 pub const EXEC_COUNT: Example = Example {
     name: "exec-count",
     script: "node/exec-count.cjs",
-    files: &[File {
-        name: "exec",
-        path: "exec-count/src/exec.rs",
-        what: "child_process.exec() and execFile(): a command's whole output, with limits",
-    }],
+    files: &[File("exec-count/src/exec.rs")],
 };
 
 pub const FORK_IPC: Example = Example {
     name: "fork-ipc",
     script: "node/parent.cjs",
-    files: &[
-        File {
-            name: "ipc",
-            path: "fork-ipc/src/ipc.rs",
-            what: "child_process.fork() and process.send(): a child and a channel",
-        },
-        File {
-            name: "inspect",
-            path: "fork-ipc/src/inspect.rs",
-            what: "util.inspect(): a message as console.log prints it",
-        },
-    ],
+    files: &[File("fork-ipc/src/ipc.rs"), File("fork-ipc/src/inspect.rs")],
 };
 
 pub const CLUSTER_HTTP: Example = Example {
     name: "cluster-http",
     script: "node/cluster-http.cjs",
     files: &[
-        File {
-            name: "cluster",
-            path: "cluster-http/src/cluster",
-            what: "cluster: worker processes that share one port",
-        },
-        File {
-            name: "http",
-            path: "cluster-http/src/http.rs",
-            what: "http.createServer(): a server that shuts down gracefully",
-        },
+        File("cluster-http/src/cluster"),
+        File("cluster-http/src/http.rs"),
     ],
 };
 
@@ -80,16 +54,8 @@ pub const WORKER_SUM: Example = Example {
     name: "worker-sum",
     script: "node/worker-sum.cjs",
     files: &[
-        File {
-            name: "worker",
-            path: "worker-sum/src/worker.rs",
-            what: "worker_threads: threads with messages, errors and exits",
-        },
-        File {
-            name: "share",
-            path: "worker-sum/src/share.rs",
-            what: "Atomics on a SharedArrayBuffer: a range of work shared by threads",
-        },
+        File("worker-sum/src/worker.rs"),
+        File("worker-sum/src/share.rs"),
     ],
 };
 

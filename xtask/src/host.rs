@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-use crate::copy::copy;
+use crate::copy::{copy, doc_comment, first_sentence};
 use crate::examples::files;
 use crate::harness::packages::{cargo_in, mirror, package};
 use crate::harness::programs::{executables, root};
@@ -54,12 +54,8 @@ pub fn hosts() -> Result<Vec<(String, String)>> {
         let path = entry?.path();
         if path.extension() == Some("rs".as_ref()) {
             let name = path.file_stem().unwrap_or_default();
-            let text = fs::read_to_string(&path)?;
-            let lines = text.lines().map_while(|line| line.strip_prefix("//!"));
-            let comment: String = lines.collect();
-            let sentence = comment.split(". ").next().unwrap_or("");
-            let sentence = sentence.trim().trim_end_matches('.').to_owned();
-            hosts.push((name.to_string_lossy().into_owned(), sentence));
+            let what = first_sentence(&doc_comment(&path)?);
+            hosts.push((name.to_string_lossy().into_owned(), what));
         }
     }
     hosts.sort();

@@ -76,9 +76,9 @@ pub fn checks(suite: &Suite) {
         for example in EXAMPLES {
             let checked = requirements(&root().join(example.name))?;
             for file in example.files {
-                for needed in Header::of(file)?.crates {
+                for needed in Header::of(*file)?.crates {
                     let version = checked.get(&needed.name);
-                    same(file.name, &version, &Some(&needed.version))?;
+                    same(file.name(), &version, &Some(&needed.version))?;
                     same("xtask/hosts", &version, &hosts.get(&needed.name))?;
                 }
             }
@@ -173,8 +173,8 @@ pub fn checks(suite: &Suite) {
 
     // The edition of the examples. The crates of one file must not come from another file's header.
     for file in files() {
-        suite.check(format!("edition_2024::{}", file.name), move || {
-            let folder = pasted(&format!("pasted-{}", file.name), "2024", &[file])?;
+        suite.check(format!("edition_2024::{}", file.name()), move || {
+            let folder = pasted(&format!("pasted-{}", file.name()), "2024", &[file])?;
             succeeds(cargo_in(&folder)?.args(LINT.split(' ')))
         });
     }
@@ -267,9 +267,9 @@ fn pasted(name: &str, edition: &str, files: &[File]) -> Result<PathBuf> {
         let source = folder.join("src");
         fs::create_dir(&source)?;
         for file in files {
-            library += &format!("pub mod {};\n", file.name);
-            for (number, program) in Header::of(file)?.programs.iter().enumerate() {
-                let name = format!("{}_{number}", file.name);
+            library += &format!("pub mod {};\n", file.name());
+            for (number, program) in Header::of(*file)?.programs.iter().enumerate() {
+                let name = format!("{}_{number}", file.name());
                 manifest += &format!("[[bin]]\nname = \"{name}\"\npath = \"src/{name}.rs\"\n");
                 fs::write(source.join(format!("{name}.rs")), program)?;
             }

@@ -197,7 +197,7 @@ fn commands(readme: &Path) -> Result<()> {
     }
     for name in after(&["cargo", "xtask", "copy"]) {
         ensure!(
-            name.is_empty() || files().any(|file| file.name == name),
+            name.is_empty() || files().any(|file| file.name() == name),
             "there is no file '{name}' to copy"
         );
     }
