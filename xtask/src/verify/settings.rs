@@ -9,15 +9,11 @@ use anyhow::{Context, Result};
 /// The variable that repeats the generated cases of another run.
 pub const SEED: &str = "VERIFY_SEED";
 
-/// The variable that sets how long each load test of the cluster lasts, in seconds.
-const LOAD: &str = "VERIFY_LOAD_SECONDS";
-
-/// The variable that ends a run at the first failure, if it is 1.
-const FAIL_FAST: &str = "VERIFY_FAIL_FAST";
-
 pub struct Settings {
     pub seed: u64,
+    /// How long each load test of the cluster lasts.
     pub load: Duration,
+    /// Whether a run ends at the first failure.
     pub fail_fast: bool,
 }
 
@@ -31,8 +27,8 @@ static SETTINGS: OnceLock<Settings> = OnceLock::new();
 pub fn read() -> Result<()> {
     let settings = Settings {
         seed: number(SEED)?.unwrap_or_else(|| fastrand::u64(0..1_000_000)),
-        load: Duration::from_secs(number(LOAD)?.unwrap_or(1)),
-        fail_fast: number(FAIL_FAST)? == Some(1),
+        load: Duration::from_secs(number("VERIFY_LOAD_SECONDS")?.unwrap_or(1)),
+        fail_fast: number("VERIFY_FAIL_FAST")? == Some(1),
     };
     SETTINGS.get_or_init(|| settings);
     Ok(())
