@@ -44,8 +44,6 @@ pub async fn run(usage: &str, program: impl AsyncFnOnce(&[String]) -> Result<()>
     // Without a handler, this signal would kill the program at the limit of `ulimit -f`. With one,
     // `write` fails.
     let _handler = signal(SignalKind::from_raw(nix::libc::SIGXFSZ));
-    // The parent may ignore this one, and then no child can be waited for. Node resets it, too.
-    let _handler = signal(SignalKind::child());
     let args = env::args_os().skip(1);
     let args: Vec<String> = args.map(|arg| arg.to_string_lossy().into()).collect();
     let done = match args.first().map(String::as_str) {

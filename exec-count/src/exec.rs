@@ -3,25 +3,31 @@
 //! Copy this file. It needs:
 //!
 //! ```sh
-//! cargo add nix@0.32 --features process,signal
-//! cargo add tokio@1 --features io-util,macros,net,process,rt-multi-thread,time
+//! cargo add nix@0.32 --features fs,process,signal
+//! cargo add tokio@1 --features io-util,macros,process,rt-multi-thread,signal,time
 //! ```
 //!
 //! ```rust,ignore
 //! mod exec;
 //!
-//! use std::{io::Write, time::Duration};
+//! use std::io::{Write, stderr, stdout};
+//! use std::{process::ExitCode, time::Duration};
 //!
-//! use exec::{Options, exec, exec_file};
+//! use exec::{Options, exec_file};
 //!
 //! #[tokio::main]
-//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let names = exec("ls / | wc -l", &Options::default()).await?;
-//!     let timeout = Duration::from_secs(5);
+//! async fn main() -> ExitCode {
+//!     let timeout = Some(Duration::from_secs(5));
 //!     let options = Options { timeout, ..Options::default() };
-//!     let usage = exec_file("du", ["-sh", "/usr/bin"], &options).await?;
-//!     write!(std::io::stdout(), "{}{}", names.stdout, usage.stdout)?;
-//!     Ok(())
+//!     let written = match exec_file("du", ["-sh", "/usr/bin"], &options).await {
+//!         Ok(output) => write!(stdout(), "{}", output.stdout),
+//!         Err(error) => {
+//!             let text = error.to_string();
+//!             let _ = writeln!(stderr(), "{}", text.lines().next().unwrap_or_default());
+//!             return ExitCode::FAILURE;
+//!         }
+//!     };
+//!     ExitCode::from(u8::from(written.is_err()))
 //! }
 //! ```
 //!
@@ -30,28 +36,37 @@
 // A program may need only a part of this file.
 #![allow(dead_code)]
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
-use std::os::unix::process::ExitStatusExt;
+use std::ops::Deref;
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::process::{self, ExitStatus, Stdio};
+use std::str::{self, Utf8Error};
+use std::sync::{LazyLock, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
-use nix::unistd::{setsid, write};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, setsid};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::unix::pipe::{Receiver, pipe};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
+
+/// How long a process group has to end after its first signal, before it is sent SIGKILL.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// The options of Node's `exec()`, under its names and with its defaults.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How long the command may take before it is killed. Zero, the default, is no limit.
-    pub timeout: Duration,
+    /// How long the command may take before it is killed. Default: no limit.
+    pub timeout: Option<Duration>,
     /// How many bytes each of stdout and stderr may have before the command is killed.
     /// Default: 1 MiB.
     pub max_buffer: usize,
@@ -59,31 +74,39 @@ pub struct Options {
     pub kill_signal: Signal,
     /// The folder in which the command runs. Default: this process's.
     pub cwd: Option<PathBuf>,
-    /// The whole environment of the command. Default: this process's.
+    /// The whole environment of the command. Default: this process's, without `NODE_CHANNEL_FD`.
     pub env: Option<Vec<(OsString, OsString)>>,
+    /// What the command can read from its stdin: the `input` of Node's `execSync()`. Default:
+    /// nothing. The command need not read all of it.
+    pub input: Option<Vec<u8>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
-            timeout: Duration::ZERO,
+            timeout: None,
             max_buffer: 1024 * 1024,
             kill_signal: Signal::SIGTERM,
             cwd: None,
             env: None,
+            input: None,
         }
     }
 }
 
-/// The output of a command that succeeded, at most `max_buffer` bytes of each stream. What was
-/// not UTF-8 is U+FFFD.
+/// The output of a command that succeeded, at most `max_buffer` bytes of each stream.
 #[derive(Clone, Debug)]
 pub struct Output {
     /// The `stdout` of Node's callback.
-    pub stdout: String,
+    pub stdout: Data,
     /// The `stderr` of Node's callback.
-    pub stderr: String,
+    pub stderr: Data,
 }
+
+/// The bytes of a stream: Node's `Buffer`. It dereferences to them (`&data[..]`). As text
+/// (`data.to_string()`), what is not UTF-8 becomes U+FFFD; [`Data::text`] fails instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Data(pub Vec<u8>);
 
 /// Why a command failed, with the fields of Node's error. `Display` gives Node's text.
 #[derive(Debug)]
@@ -94,14 +117,12 @@ pub struct Error {
     pub cause: Cause,
     /// The exit code; `None` if the command did not exit by itself.
     pub code: Option<i32>,
-    /// The number of the signal that ended the command.
-    pub signal: Option<i32>,
-    /// Whether the command was killed because of `timeout` or `max_buffer`.
-    pub killed: bool,
+    /// The signal that ended the command; `None` also if it is a real-time signal.
+    pub signal: Option<Signal>,
     /// The output until then, at most `max_buffer` bytes.
-    pub stdout: String,
+    pub stdout: Data,
     /// The output until then, at most `max_buffer` bytes.
-    pub stderr: String,
+    pub stderr: Data,
 }
 
 /// What made a command fail.
@@ -109,9 +130,9 @@ pub struct Error {
 pub enum Cause {
     /// It ended with a code other than 0, or by a signal.
     Exit,
-    /// It took longer than `timeout`.
+    /// It took longer than `timeout`, and was killed.
     Timeout,
-    /// It wrote more than `max_buffer` bytes to the stream of this name.
+    /// It wrote more than `max_buffer` bytes to the stream of this name, and was killed.
     MaxBuffer(&'static str),
     /// It could not be started, or its output could not be read.
     Io(io::Error),
@@ -138,16 +159,27 @@ pub async fn exec(command: &str, options: &Options) -> Result<Output, Error> {
 
 /// Runs a program without a shell: Node's `child_process.execFile()`.
 ///
-/// The program has an empty stdin. This waits until it has exited and its stdout and stderr are
-/// closed.
+/// This waits until the program has exited and its stdout and stderr are closed.
 ///
 /// The program runs in a session and process group of its own. The whole group is sent
 /// `kill_signal` when a limit of `options` is exceeded, and SIGTERM when the future is dropped or
-/// this process exits or is killed. Two seconds later, what is left of the group is sent SIGKILL. A
-/// process that has left the group, for instance with `setsid`, is not reached. The program has no
-/// controlling terminal: it cannot prompt.
+/// this process ends, also by Ctrl-C or SIGKILL. Two seconds later, what is left of the group is
+/// sent SIGKILL. A process that has left the group, for instance with `setsid`, is not reached. The
+/// program has no controlling terminal: it cannot prompt.
 ///
-/// A small `/bin/sh` process, the guard, sends these signals. It runs as long as the program.
+/// This process keeps the limits; a thread of it sends SIGKILL, or sends it at once if the system
+/// allows no more threads. The end of this process is the work of the guard, a small `/bin/sh`
+/// process that the first command starts:
+///
+/// - If the guard is killed, the next command starts another.
+/// - Without `/bin/sh` there is none, and a program runs on when this process ends.
+/// - When this process has ended, SIGPIPE kills a program that writes to its stdout or stderr.
+/// - The guard ends after this process, and process 1 has to reap it: in a container, use `--init`.
+/// - If this process forks without exec, the guard also waits for the end of the fork.
+///
+/// The program does not get `NODE_CHANNEL_FD` and `NODE_CHANNEL_SERIALIZATION_MODE`: that channel
+/// belongs to this process. SIGCHLD gets tokio's handler. Otherwise, if this process was started
+/// with SIGCHLD ignored, the system would keep no exit status.
 ///
 /// # Errors
 ///
@@ -172,29 +204,22 @@ pub async fn exec_file<A: AsRef<OsStr>>(
 
 async fn run(command: Command, cmd: String, options: &Options) -> Result<Output, Error> {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let ended = if cmd.is_empty() {
-        Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "the command is empty",
-        ))
-    } else {
-        collect(command, options, &mut stdout, &mut stderr).await
+    let ended = match &*cmd {
+        "" => Err(io::Error::other("the command is empty")),
+        _ => collect(command, options, &mut stdout, &mut stderr).await,
     };
+    let (stdout, stderr) = (Data(stdout), Data(stderr));
     let (status, cause) = match ended {
+        Ok((status, Cause::Exit)) if status.success() => return Ok(Output { stdout, stderr }),
         Ok((status, cause)) => (Some(status), cause),
         Err(error) => (None, Cause::Io(error)),
     };
-    let stdout = String::from_utf8_lossy(&stdout).into_owned();
-    let stderr = String::from_utf8_lossy(&stderr).into_owned();
-    if matches!(cause, Cause::Exit) && status.is_some_and(|status| status.success()) {
-        return Ok(Output { stdout, stderr });
-    }
+    let signal = status.and_then(|status| status.signal());
     Err(Error {
         cmd,
-        code: status.and_then(|status| status.code()),
-        signal: status.and_then(|status| status.signal()),
-        killed: matches!(cause, Cause::Timeout | Cause::MaxBuffer(_)),
         cause,
+        code: status.and_then(|status| status.code()),
+        signal: signal.and_then(|number| Signal::try_from(number).ok()),
         stdout,
         stderr,
     })
@@ -202,85 +227,95 @@ async fn run(command: Command, cmd: String, options: &Options) -> Result<Output,
 
 /// Runs the command to its end, and says how and why it ended.
 async fn collect(
-    mut command: Command,
+    command: Command,
     options: &Options,
     stdout: &mut Vec<u8>,
     stderr: &mut Vec<u8>,
 ) -> io::Result<(ExitStatus, Cause)> {
-    let (stdout_writer, stdout_reader) = pipe()?;
-    let (stderr_writer, stderr_reader) = pipe()?;
-    command
-        .stdin(Stdio::null())
-        .stdout(stdout_writer.into_blocking_fd()?)
-        .stderr(stderr_writer.into_blocking_fd()?);
-    let mut guard = Guard::start(&stdout_reader, &stderr_reader)?;
-    let mut child = start(command, options, &guard)?;
+    let (mut child, mut group) = start(command, options)?;
+    let Group { pipes, signal, .. } = group.0.as_mut().expect("it has just been started");
+    let mut stdin = child.stdin.take();
+    let feed = async {
+        if let (Some(pipe), Some(input)) = (&mut stdin, &options.input) {
+            // It fails when the command does not read all of it.
+            let _ = pipe.write_all(input).await;
+        }
+        stdin = None;
+        Ok(())
+    };
     let ended = async {
-        // Both at the same time: otherwise the command could block on the one that is not read.
+        // All at the same time: otherwise the command could block on one of its pipes.
         tokio::try_join!(
-            fill(stdout, stdout_reader, options.max_buffer, "stdout"),
-            fill(stderr, stderr_reader, options.max_buffer, "stderr"),
+            feed,
+            fill(stdout, &mut pipes.0, options.max_buffer, "stdout"),
+            fill(stderr, &mut pipes.1, options.max_buffer, "stderr"),
         )?;
         child.wait().await.map_err(Cause::Io)
     };
-    let limit = match options.timeout {
-        Duration::ZERO => Duration::MAX,
-        limit => limit,
-    };
+    let limit = options.timeout.unwrap_or(Duration::MAX);
     match timeout(limit, ended).await.unwrap_or(Err(Cause::Timeout)) {
         Ok(status) => {
-            guard.dismiss();
+            group.0 = None;
             Ok((status, Cause::Exit))
         }
-        Err(Cause::Io(error)) => Err(error),
-        Err(exceeded) => {
-            if guard.kill(options.kill_signal).await.is_err() {
-                // The guard has been killed.
-                child.start_kill()?;
-            }
-            Ok((child.wait().await?, exceeded))
+        Err(cause) => {
+            *signal = options.kill_signal;
+            drop((group, stdin));
+            Ok((child.wait().await?, cause))
         }
     }
 }
 
-/// Takes the command by value: dropping it closes this process's copies of the pipes' write ends.
-fn start(mut command: Command, options: &Options, guard: &Guard) -> io::Result<Child> {
+/// Starts the command as the leader of a session and process group.
+fn start(mut command: Command, options: &Options) -> io::Result<(Child, Running)> {
+    let input = options.input.as_ref();
+    command
+        .env_remove("NODE_CHANNEL_FD")
+        .env_remove("NODE_CHANNEL_SERIALIZATION_MODE")
+        .stdin(input.map_or_else(Stdio::null, |_| Stdio::piped()))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     if let Some(cwd) = &options.cwd {
         command.current_dir(cwd);
     }
     if let Some(env) = &options.env {
         command.env_clear().envs(env.iter().cloned());
     }
-    let guard = guard.0.stdin.as_ref().expect("stdin is piped");
-    let guard = guard.as_fd().try_clone_to_owned()?;
+    drop(signal(SignalKind::child())?);
+    let note = Note::new();
+    let number = note.0;
     let lead_a_session = move || {
-        let group = setsid()?.as_raw();
         // The guard knows the group before the command can do anything.
-        let mut line = [0; 12];
-        writeln!(&mut line[..], "{group:11}")?;
-        write(&guard, &line)?;
+        write_note(number, "TERM", setsid()?);
         Ok(())
     };
-    // SAFETY: between fork and exec, `lead_a_session` makes two system calls, and allocates
-    // nothing.
+    // SAFETY: between fork and exec, `lead_a_session` makes two system calls, takes no lock, and
+    // allocates nothing.
     unsafe { command.pre_exec(lead_a_session) };
-    command.spawn().map_err(|error| {
+    let mut child = command.spawn().map_err(|error| {
         let program = command.as_std().get_program().to_string_lossy();
-        let reason = match error.raw_os_error() {
-            Some(number) => format!("{:?}", Errno::from_raw(number)),
-            None => error.to_string(),
-        };
+        let errno = error.raw_os_error().map(Errno::from_raw);
+        let reason = errno.map_or_else(|| error.to_string(), |errno| format!("{errno:?}"));
         io::Error::new(error.kind(), format!("spawn {program} {reason}"))
-    })
+    })?;
+    let id = child.id().expect("it has not been waited for");
+    let group = Group {
+        id: Pid::from_raw(id as i32),
+        note,
+        signal: Signal::SIGTERM,
+        pipes: (child.stdout.take(), child.stderr.take()),
+    };
+    Ok((child, Running(Some(group))))
 }
 
 /// Reads `pipe` to its end into `buffer`, unless that takes more than `max_buffer` bytes.
 async fn fill(
     buffer: &mut Vec<u8>,
-    pipe: impl AsyncRead + Unpin,
+    pipe: &mut Option<impl AsyncRead + Unpin>,
     max_buffer: usize,
     name: &'static str,
 ) -> Result<(), Cause> {
+    let pipe = pipe.as_mut().expect("it is piped");
     let one_too_many = (max_buffer as u64).saturating_add(1);
     let read = pipe.take(one_too_many).read_to_end(buffer).await;
     read.map_err(Cause::Io)?;
@@ -291,53 +326,162 @@ async fn fill(
     Ok(())
 }
 
-/// A shell script that reads a process group and a signal number from its stdin, and kills the
-/// group. If stdin ends before the signal number, it sends SIGTERM. stdin also ends when this
-/// process is killed.
-const GUARD: &str = r#"
-    read -r group || exit
-    read -r signal || signal=15
-    kill -s "$signal" -- "-$group"
-    tenths=0
-    while [ "$((tenths += 1))" -le 20 ] && kill -s 0 -- "-$group"; do
-        sleep 0.1
+/// The process group of a command.
+struct Group {
+    id: Pid,
+    note: Note,
+    /// Its first signal, when it has to end.
+    signal: Signal,
+    /// The read ends. As long as they are open, SIGPIPE does not kill a command that writes while it
+    /// cleans up.
+    pipes: (Option<ChildStdout>, Option<ChildStderr>),
+}
+
+/// Ends the group when it is dropped. `None` if the command has ended.
+struct Running(Option<Group>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Some(group) = self.0.take() else {
+            return;
+        };
+        let id = group.id;
+        let _ = killpg(id, group.signal);
+        // Many programs take a second SIGTERM for "at once".
+        write_note(group.note.0, "0", id);
+        let mut ending = ENDING.lock().expect(NO_PANIC);
+        ending.push((Instant::now(), group));
+        if ending.len() == 1 && thread::Builder::new().spawn(kill_what_is_left).is_err() {
+            let _ = killpg(id, Signal::SIGKILL);
+            ending.clear();
+        }
+    }
+}
+
+/// The groups that have had their first signal, and when. One thread looks after all of them.
+static ENDING: Mutex<Vec<(Instant, Group)>> = Mutex::new(Vec::new());
+
+const NO_PANIC: &str = "nothing panics while this is locked";
+
+fn kill_what_is_left() {
+    let mut are_left = true;
+    while are_left {
+        thread::sleep(Duration::from_millis(100));
+        let mut ending = ENDING.lock().expect(NO_PANIC);
+        ending.retain(|(since, group)| {
+            let is_over = since.elapsed() > GRACE;
+            killpg(group.id, is_over.then_some(Signal::SIGKILL)).is_ok() && !is_over
+        });
+        are_left = !ending.is_empty();
+    }
+}
+
+/// The guard: it waits for the end of its stdin, which is the end of this process. Then it ends the
+/// groups in its stdout, the file of [`NOTES`].
+const GUARD_SCRIPT: &str = r#"
+    trap '' HUP INT TERM
+    PATH=$PATH:/usr/bin:/bin
+    read -r end
+    groups=
+    while read -r signal group; do
+        [ "$group" ] && kill "-$signal" "-$group" && groups="$groups $group"
+    done <&1
+    # Also when `sleep` cannot be started.
+    trap 'for group in $groups; do kill -KILL "-$group"; done' EXIT
+    for tenth in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+        left=
+        for group in $groups; do kill -0 "-$group" && left="$left $group"; done
+        groups=$left
+        [ "$groups" ] && sleep 0.1 || exit
     done
-    [ "$tenths" -le 20 ] || kill -s 9 -- "-$group"
 "#;
 
-/// The process that kills a command and its process group when this is dropped.
-struct Guard(Child);
+/// The guard, and the numbers of the notes in use.
+static GUARD: Mutex<(Option<process::Child>, BTreeSet<u64>)> = Mutex::new((None, BTreeSet::new()));
 
-impl Guard {
-    fn start(stdout: &Receiver, stderr: &Receiver) -> io::Result<Self> {
-        let guard = Command::new("/bin/sh")
-            .args(["-c", GUARD])
-            // For `sleep`.
-            .env("PATH", "/usr/bin:/bin")
-            .stdin(Stdio::piped())
-            // The guard keeps the read ends of the command's pipes open. Otherwise SIGPIPE would
-            // kill a command that writes while it cleans up.
-            .stdout(stdout.as_fd().try_clone_to_owned()?)
-            .stderr(stderr.as_fd().try_clone_to_owned()?)
-            // A terminal's Ctrl-C does not reach this process group.
-            .process_group(0)
-            .spawn();
-        guard
-            .map(Self)
-            .map_err(|error| io::Error::new(error.kind(), format!("cannot start /bin/sh: {error}")))
+/// Lines of 16 bytes: the first signal that the guard sends to a group, and the group's id. The file
+/// is in memory. It survives a guard, and writing to it never blocks.
+static NOTES: LazyLock<io::Result<File>> = LazyLock::new(unnamed_file);
+
+/// A line of [`NOTES`] that a command has for itself, by its number.
+struct Note(u64);
+
+impl Note {
+    /// Takes the first free line, and makes sure that the guard runs.
+    fn new() -> Self {
+        let (guard, numbers) = &mut *GUARD.lock().expect(NO_PANIC);
+        let state = guard.as_mut().map(process::Child::try_wait);
+        if !matches!(state, Some(Ok(None))) {
+            *guard = start_guard().ok();
+        }
+        let mut free = (0..).filter(|number| numbers.insert(*number));
+        Self(free.next().expect("there are more numbers than commands"))
     }
+}
 
-    async fn kill(&mut self, signal: Signal) -> io::Result<()> {
-        let stdin = self.0.stdin.as_mut().expect("stdin is piped");
-        stdin
-            .write_all(format!("{}\n", signal as i32).as_bytes())
-            .await
+impl Drop for Note {
+    fn drop(&mut self) {
+        write_note(self.0, "", "");
+        GUARD.lock().expect(NO_PANIC).1.remove(&self.0);
     }
+}
 
-    /// Stops the guard without killing the command.
-    fn dismiss(mut self) {
-        // It fails when the guard has already exited.
-        let _ = self.0.start_kill();
+fn write_note(number: u64, signal: &str, group: impl fmt::Display) {
+    let mut line = [0; 16];
+    if let (Ok(notes), Ok(())) = (&*NOTES, writeln!(&mut line[..], "{signal:4} {group:10}")) {
+        let _ = notes.write_all_at(&line, 16 * number);
+    }
+}
+
+fn start_guard() -> io::Result<process::Child> {
+    let notes = NOTES.as_ref().map_err(io::Error::kind)?;
+    process::Command::new("/bin/sh")
+        .args(["-c", GUARD_SCRIPT])
+        .stdin(Stdio::piped())
+        .stdout(notes.try_clone()?)
+        .stderr(Stdio::null())
+        // A terminal's Ctrl-C does not reach this process group.
+        .process_group(0)
+        .spawn()
+}
+
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+fn unnamed_file() -> io::Result<File> {
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
+    Ok(memfd_create("groups", MFdFlags::MFD_CLOEXEC)?.into())
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+fn unnamed_file() -> io::Result<File> {
+    let path = std::env::temp_dir().join(format!("exec-{}", process::id()));
+    let file = File::create_new(&path)?;
+    std::fs::remove_file(path)?;
+    Ok(file)
+}
+
+impl Data {
+    /// The bytes as text.
+    ///
+    /// # Errors
+    ///
+    /// When it is not UTF-8.
+    pub fn text(&self) -> Result<&str, Utf8Error> {
+        str::from_utf8(&self.0)
+    }
+}
+
+impl Deref for Data {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Data {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
     }
 }
 
@@ -360,13 +504,15 @@ impl std::error::Error for Error {}
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
+    use std::env;
+    use std::fs::remove_file;
     use std::io::{BufRead, BufReader, Read};
     use std::path::Path;
-    use std::time::Instant;
-    use std::{env, process};
+    use std::pin::pin;
 
-    use tokio::task::{JoinHandle, spawn_blocking};
+    use nix::sys::signal::kill;
+    use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+    use tokio::time::sleep;
 
     use super::*;
 
@@ -374,14 +520,13 @@ mod tests {
         exec(command, options).await.expect_err("the command fails")
     }
 
-    /// The code, the signal, and whether the command was killed.
-    fn end(error: &Error) -> (Option<i32>, Option<i32>, bool) {
-        (error.code, error.signal, error.killed)
+    fn end(error: &Error) -> (Option<i32>, Option<Signal>) {
+        (error.code, error.signal)
     }
 
     fn milliseconds(limit: u64) -> Options {
         Options {
-            timeout: Duration::from_millis(limit),
+            timeout: Some(Duration::from_millis(limit)),
             ..Options::default()
         }
     }
@@ -393,19 +538,63 @@ mod tests {
         }
     }
 
-    /// A command whose descriptor 9 is a pipe, and a task that waits for its first line and returns
-    /// the read end. The pipe ends when all processes of the command have ended.
-    async fn with_pipe(name: &str, command: &str) -> (String, JoinHandle<BufReader<File>>) {
+    fn input(input: impl Into<Vec<u8>>) -> Options {
+        Options {
+            input: Some(input.into()),
+            max_buffer: usize::MAX,
+            ..Options::default()
+        }
+    }
+
+    /// A command whose descriptor 9 is a pipe, and a task that waits until this many of these commands
+    /// have written a line, and returns the read end. The pipe ends when all processes of the
+    /// commands have ended.
+    async fn with_pipe(
+        name: &str,
+        command: &str,
+        count: usize,
+    ) -> (String, JoinHandle<BufReader<File>>) {
         let path = env::temp_dir().join(format!("exec-{name}-{}", process::id()));
         let made = exec_file("mkfifo", [&path], &Options::default()).await;
         made.expect("mkfifo makes a pipe");
-        let command = format!("exec 9>'{0}'; rm '{0}'; {command}", path.display());
+        let command = format!("exec 9>'{}'; {command}", path.display());
         let pipe = spawn_blocking(move || {
-            let mut pipe = BufReader::new(File::open(path).unwrap());
-            pipe.read_line(&mut String::new()).unwrap();
+            let mut pipe = BufReader::new(File::open(&path).unwrap());
+            for _ in 0..count {
+                pipe.read_line(&mut String::new()).unwrap();
+            }
+            remove_file(path).unwrap();
             pipe
         });
         (command, pipe)
+    }
+
+    /// The variable by which a test starts itself as another program.
+    const PROGRAM: &str = "EXEC_TEST_PROGRAM";
+
+    /// The test of this name in another process. There, [`PROGRAM`] has this value.
+    fn program(test: &str, value: &str) -> process::Command {
+        let module = module_path!().split_once("::").expect("it is in a crate").1;
+        let mut program = process::Command::new(env::current_exe().unwrap());
+        program.args(["--exact", &format!("{module}::{test}")]);
+        program.env(PROGRAM, value).stdout(Stdio::null());
+        program
+    }
+
+    /// Starts that program, kills it when the commands in it have written their first lines, and
+    /// returns the others.
+    async fn kill_program(test: &str, command: &str, count: usize) -> String {
+        let (command, pipe) = with_pipe(test, command, count).await;
+        let mut program = program(test, &command).spawn().unwrap();
+        let pipe = pipe.await.unwrap();
+        program.kill().unwrap();
+        program.wait().unwrap();
+        rest_of(pipe)
+    }
+
+    fn guard() -> Option<u32> {
+        let guard = GUARD.lock().unwrap();
+        guard.0.as_ref().map(process::Child::id)
     }
 
     fn rest_of(mut pipe: BufReader<File>) -> String {
@@ -425,7 +614,67 @@ mod tests {
         let output = exec("echo out; sleep 0.1; echo err >&2", &Options::default())
             .await
             .unwrap();
-        assert_eq!((&*output.stdout, &*output.stderr), ("out\n", "err\n"));
+        assert_eq!(
+            (&*output.stdout, &*output.stderr),
+            (&b"out\n"[..], &b"err\n"[..])
+        );
+    }
+
+    #[tokio::test]
+    async fn bytes_that_are_not_utf_8() {
+        let command = r"printf 'a\377'; printf '\342\202' >&2; exit 1";
+        let error = failure(command, &Options::default()).await;
+        assert_eq!(
+            (&error.stdout[..], &error.stderr.0[..]),
+            (&b"a\xff"[..], &b"\xe2\x82"[..])
+        );
+        assert_eq!(error.stdout.to_string(), "a\u{fffd}");
+        assert!(error.stdout.text().is_err());
+        let output = exec("printf ö", &Options::default()).await.unwrap();
+        assert_eq!(output.stdout.text(), Ok("ö"));
+    }
+
+    #[tokio::test]
+    async fn input_comes_back() {
+        let bytes: Vec<u8> = (0..1_000_000).map(|number| number as u8).collect();
+        let output = exec("cat", &input(&bytes[..])).await.unwrap();
+        assert!(output.stdout.0 == bytes);
+        // The command writes more than a pipe holds before it reads.
+        let zeros = "head -c 200000 /dev/zero";
+        let output = exec(&format!("{zeros}; {zeros} >&2; cat"), &input(&bytes[..])).await;
+        let output = output.unwrap();
+        assert!(output.stdout[..200_000].iter().all(|byte| *byte == 0));
+        assert!(output.stdout[200_000..] == bytes);
+    }
+
+    #[tokio::test]
+    async fn input_that_is_not_read() {
+        for (command, read) in [("head -c 3", "aaa"), (":", ""), ("exec <&-", "")] {
+            let output = exec(command, &input([b'a'; 1_000_000])).await.unwrap();
+            assert_eq!(output.stdout.to_string(), read);
+        }
+        let output = exec("cat; echo end", &input("")).await.unwrap();
+        assert_eq!(output.stdout.to_string(), "end\n");
+    }
+
+    #[tokio::test]
+    async fn limits_while_there_is_input() {
+        let input = Some(vec![b'a'; 1_000_000]);
+        let options = Options {
+            input: input.clone(),
+            ..bytes(5)
+        };
+        let error = failure("cat; sleep 60", &options).await;
+        assert!(matches!(error.cause, Cause::MaxBuffer("stdout")));
+        assert_eq!(end(&error), (None, Some(Signal::SIGTERM)));
+        assert_eq!(error.stdout.to_string(), "aaaaa");
+        let options = Options {
+            input,
+            ..milliseconds(200)
+        };
+        let error = failure("exec sleep 60", &options).await;
+        assert!(matches!(error.cause, Cause::Timeout));
+        assert_eq!(end(&error), (None, Some(Signal::SIGTERM)));
     }
 
     #[tokio::test]
@@ -434,19 +683,22 @@ mod tests {
         let error = failure(command, &Options::default()).await;
         assert!(matches!(error.cause, Cause::Exit));
         assert_eq!(error.cmd, command);
-        assert_eq!(end(&error), (Some(3), None, false));
-        assert_eq!((&*error.stdout, &*error.stderr), ("out\n", "err\n"));
+        assert_eq!(end(&error), (Some(3), None));
+        assert_eq!(
+            (&*error.stdout, &*error.stderr),
+            (&b"out\n"[..], &b"err\n"[..])
+        );
         let text = format!("Error: Command failed: {command}\nerr\n");
         assert_eq!(error.to_string(), text);
         let error = failure("kill -9 $$", &Options::default()).await;
-        assert_eq!(end(&error), (None, Some(9), false));
+        assert_eq!(end(&error), (None, Some(Signal::SIGKILL)));
     }
 
     #[tokio::test]
     async fn empty_command() {
         let error = failure("", &Options::default()).await;
         assert!(matches!(error.cause, Cause::Io(_)));
-        assert_eq!(end(&error), (None, None, false));
+        assert_eq!(end(&error), (None, None));
         assert_eq!(error.to_string(), "Error: the command is empty");
     }
 
@@ -458,18 +710,20 @@ mod tests {
             kill_signal,
             cwd,
             env,
+            input,
         } = Options::default();
-        assert_eq!((timeout, max_buffer), (Duration::ZERO, 1 << 20));
-        assert_eq!((kill_signal, cwd, env), (Signal::SIGTERM, None, None));
+        assert_eq!((timeout, max_buffer), (None, 1 << 20));
+        assert_eq!((kill_signal, cwd), (Signal::SIGTERM, None));
+        assert_eq!((env, input), (None, None));
     }
 
     #[tokio::test]
     async fn timeout_ends_the_pipeline() {
-        let (command, pipe) = with_pipe("timeout", PIPELINE).await;
+        let (command, pipe) = with_pipe("timeout", PIPELINE, 1).await;
         let error = failure(&command, &milliseconds(1000)).await;
         assert!(matches!(error.cause, Cause::Timeout));
-        assert_eq!(end(&error), (None, Some(15), true));
-        assert_eq!(error.stdout, "so far\n");
+        assert_eq!(end(&error), (None, Some(Signal::SIGTERM)));
+        assert_eq!(error.stdout.to_string(), "so far\n");
         let text = format!("Error: Command failed: {command}\n");
         assert!(error.to_string().starts_with(&text));
         assert_eq!(rest_of(pipe.await.unwrap()), "cleaned up\n");
@@ -488,11 +742,11 @@ mod tests {
         }
         let error = failure("printf 123456; sleep 60", &bytes(5)).await;
         assert!(matches!(error.cause, Cause::MaxBuffer("stdout")));
-        assert_eq!(end(&error), (None, Some(15), true));
-        assert_eq!(error.stdout, "12345");
+        assert_eq!(end(&error), (None, Some(Signal::SIGTERM)));
+        assert_eq!(error.stdout.to_string(), "12345");
         let error = failure("printf 123456 >&2; sleep 60", &bytes(5)).await;
         assert!(matches!(error.cause, Cause::MaxBuffer("stderr")));
-        assert_eq!(error.stderr, "12345");
+        assert_eq!(error.stderr.to_string(), "12345");
         let text =
             "RangeError [ERR_CHILD_PROCESS_STDIO_MAXBUFFER]: stderr maxBuffer length exceeded";
         assert_eq!(error.to_string(), text);
@@ -505,20 +759,20 @@ mod tests {
             ..bytes(2)
         };
         let error = failure("printf 123; exec sleep 60", &options).await;
-        assert_eq!(end(&error), (None, Some(2), true));
+        assert_eq!(end(&error), (None, Some(Signal::SIGINT)));
     }
 
     #[tokio::test]
     async fn command_that_ignores_the_signal() {
         let start = Instant::now();
         let error = failure("trap '' TERM; printf 123; sleep 60", &bytes(2)).await;
-        assert_eq!(end(&error), (None, Some(9), true));
+        assert_eq!(end(&error), (None, Some(Signal::SIGKILL)));
         assert!(start.elapsed() > Duration::from_millis(1900));
 
         let command = "(trap '' TERM; echo up >&9; printf 123; sleep 60) & sleep 60";
-        let (command, pipe) = with_pipe("ignores", command).await;
+        let (command, pipe) = with_pipe("ignores", command, 1).await;
         let error = failure(&command, &bytes(2)).await;
-        assert_eq!(end(&error), (None, Some(15), true));
+        assert_eq!(end(&error), (None, Some(Signal::SIGTERM)));
         rest_of(pipe.await.unwrap());
         assert!(start.elapsed() < Duration::from_secs(30));
     }
@@ -529,7 +783,8 @@ mod tests {
             cwd: Some(cwd.into()),
             ..Options::default()
         };
-        assert_eq!(exec("pwd", &options("/")).await.unwrap().stdout, "/\n");
+        let output = exec("pwd", &options("/")).await.unwrap();
+        assert_eq!(output.stdout.to_string(), "/\n");
         let error = failure("pwd", &options("/nosuch")).await;
         assert_eq!(error.to_string(), "Error: spawn /bin/sh ENOENT");
     }
@@ -541,10 +796,8 @@ mod tests {
             env,
             ..Options::default()
         };
-        assert_eq!(
-            exec("echo $A-$HOME", &options).await.unwrap().stdout,
-            "1-\n"
-        );
+        let output = exec("echo $A-$HOME", &options).await.unwrap();
+        assert_eq!(output.stdout.to_string(), "1-\n");
     }
 
     #[tokio::test]
@@ -552,7 +805,7 @@ mod tests {
     async fn session() {
         let command = "cut -d ' ' -f 6 /proc/$$/stat; echo $$";
         let output = exec(command, &Options::default()).await.unwrap();
-        let (session, shell) = output.stdout.split_once('\n').unwrap();
+        let (session, shell) = output.stdout.text().unwrap().split_once('\n').unwrap();
         assert_eq!(session, shell.trim_end());
     }
 
@@ -572,7 +825,7 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(
-            output.stdout,
+            output.stdout.to_string(),
             r#"[a  b][it's "so"][$HOME][`id`][*; id][][-n]"#
         );
     }
@@ -582,21 +835,21 @@ mod tests {
         let error = exec_file("sh", ["-c", "echo err >&2; exit 3"], &Options::default()).await;
         let error = error.unwrap_err();
         assert_eq!(error.cmd, "sh -c echo err >&2; exit 3");
-        assert_eq!(end(&error), (Some(3), None, false));
+        assert_eq!(end(&error), (Some(3), None));
         let text = "Error: Command failed: sh -c echo err >&2; exit 3\nerr\n";
         assert_eq!(error.to_string(), text);
         for (file, reason) in [("nosuch", "ENOENT"), ("/", "EACCES")] {
             let error = exec_file(Path::new(file), ["an argument"], &Options::default()).await;
             let error = error.unwrap_err();
             assert!(matches!(error.cause, Cause::Io(_)));
-            assert_eq!(end(&error), (None, None, false));
+            assert_eq!(end(&error), (None, None));
             assert_eq!(error.to_string(), format!("Error: spawn {file} {reason}"));
         }
     }
 
     #[tokio::test]
     async fn dropped() {
-        let (command, pipe) = with_pipe("dropped", PIPELINE).await;
+        let (command, pipe) = with_pipe("dropped", PIPELINE, 1).await;
         let options = Options::default();
         let pipe = tokio::select! {
             ended = exec(&command, &options) => panic!("{ended:?}"),
@@ -606,5 +859,116 @@ mod tests {
         let start = Instant::now();
         assert_eq!(rest_of(pipe), "cleaned up\n");
         assert!(start.elapsed() < Duration::from_secs(10));
+    }
+
+    #[tokio::test]
+    async fn dropped_command_ignores_the_signal() {
+        let command = "trap '' TERM; echo up >&9; sleep 60 & sleep 60";
+        let (command, pipe) = with_pipe("stays", command, 1).await;
+        let options = Options::default();
+        let pipe = tokio::select! {
+            ended = exec(&command, &options) => panic!("{ended:?}"),
+            pipe = pipe => pipe.unwrap(),
+        };
+        let start = Instant::now();
+        assert_eq!(rest_of(pipe), "");
+        assert!(start.elapsed() > Duration::from_millis(1900));
+        assert!(start.elapsed() < Duration::from_secs(30));
+    }
+
+    /// SIGTERM also ends its `sleep`.
+    const CLEANS_UP: &str = "trap 'echo cleaned up >&9; exit' TERM; echo up >&9; sleep 60 & wait";
+
+    #[tokio::test]
+    async fn killed_program() {
+        let Ok(command) = env::var(PROGRAM) else {
+            let cleaned_up = kill_program("killed_program", CLEANS_UP, 200).await;
+            return assert_eq!(cleaned_up, "cleaned up\n".repeat(200));
+        };
+        let mut commands = JoinSet::new();
+        for _ in 0..200 {
+            let command = command.clone();
+            commands.spawn(async move { exec(&command, &Options::default()).await });
+        }
+        panic!("{:?}", commands.join_next().await);
+    }
+
+    #[tokio::test]
+    async fn killed_guard() {
+        let Ok(command) = env::var(PROGRAM) else {
+            let cleaned_up = kill_program("killed_guard", CLEANS_UP, 2).await;
+            return assert_eq!(cleaned_up, "cleaned up\n".repeat(2));
+        };
+        let options = Options::default();
+        let mut first = pin!(exec(&command, &options));
+        let killed = async {
+            let guard = guard().expect("the first command has started it");
+            kill(Pid::from_raw(guard as i32), Signal::SIGKILL).unwrap();
+            while self::guard() == Some(guard) {
+                exec(":", &options).await.unwrap();
+            }
+        };
+        tokio::select! {
+            biased;
+            ended = &mut first => panic!("{ended:?}"),
+            () = killed => {}
+        }
+        panic!("{:?}", tokio::join!(first, exec(&command, &options)));
+    }
+
+    #[tokio::test]
+    async fn stopped_guard() {
+        if env::var(PROGRAM).is_err() {
+            assert!(program("stopped_guard", "").status().unwrap().success());
+            return;
+        }
+        exec(":", &Options::default()).await.unwrap();
+        let guard = Pid::from_raw(guard().expect("it has been started") as i32);
+        kill(guard, Signal::SIGSTOP).unwrap();
+        let start = Instant::now();
+        for _ in 0..500 {
+            exec(":", &Options::default()).await.unwrap();
+        }
+        let error = failure("trap '' TERM; printf 123; sleep 60", &bytes(2)).await;
+        assert_eq!(end(&error), (None, Some(Signal::SIGKILL)));
+        assert!(start.elapsed() < Duration::from_secs(30));
+        kill(guard, Signal::SIGCONT).unwrap();
+    }
+
+    /// A group gets SIGTERM once, also when the program ends before the group.
+    #[tokio::test]
+    async fn program_ends_after_the_first_signal() {
+        let test = "program_ends_after_the_first_signal";
+        let Ok(command) = env::var(PROGRAM) else {
+            let command = "trap 'echo ending >&9' TERM; echo up >&9; echo; exec 2>/dev/null; \
+                           while :; do sleep 0.01; done";
+            let (command, pipe) = with_pipe(test, command, 1).await;
+            assert!(program(test, &command).status().unwrap().success());
+            return assert_eq!(rest_of(pipe.await.unwrap()), "ending\n");
+        };
+        let signalled = async {
+            while ENDING.lock().unwrap().is_empty() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let no_output = bytes(0);
+        tokio::select! {
+            ended = exec(&command, &no_output) => panic!("{ended:?}"),
+            () = signalled => process::exit(0),
+        }
+    }
+
+    #[tokio::test]
+    async fn channel_of_the_program() {
+        if env::var(PROGRAM).is_err() {
+            let mut program = program("channel_of_the_program", "");
+            program.env("NODE_CHANNEL_FD", "9");
+            program.env("NODE_CHANNEL_SERIALIZATION_MODE", "json");
+            assert!(program.status().unwrap().success());
+            return;
+        }
+        let command = "echo $NODE_CHANNEL_FD$NODE_CHANNEL_SERIALIZATION_MODE";
+        let output = exec(command, &Options::default()).await.unwrap();
+        assert_eq!(output.stdout.to_string(), "\n");
     }
 }

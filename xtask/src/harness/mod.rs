@@ -1,5 +1,7 @@
 //! What the checks and the bench share: how they start programs, look at them, and talk to them.
 
+#[path = "../../../exec-count/src/exec.rs"]
+pub mod exec;
 pub mod gate;
 pub mod http;
 #[path = "../../../fork-ipc/src/ipc.rs"]

@@ -171,6 +171,12 @@ pub fn checks(suite: &Suite) {
         });
     }
 
+    suite.check("exec::failure", || {
+        let mut program = PASTED_2021.command("exec_0")?;
+        let output = run(program.env("PATH", "/nosuch"))?;
+        output.ended_with("Error: spawn du ENOENT\n", 1)
+    });
+
     // The edition of the examples. The crates of one file must not come from another file's header.
     for file in files() {
         suite.check(format!("edition_2024::{}", file.name()), move || {

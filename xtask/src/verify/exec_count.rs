@@ -86,8 +86,8 @@ pub fn checks(suite: &Suite) {
     });
 }
 
-/// Ends the program by `signal` while a pipeline runs. On SIGTERM, one part of the pipeline prints
-/// and cleans up. The others do not end by themselves.
+/// Ends the program by `signal` while a pipeline runs. On SIGTERM, one part of the pipeline cleans
+/// up. The others do not end by themselves.
 fn pipeline_ends(
     mut command: Command,
     signal: Signal,
@@ -95,10 +95,10 @@ fn pipeline_ends(
 ) -> Result<()> {
     let gates = Gates::new()?;
     let (report_1, report_2) = (gates.report(1), gates.report(2));
-    let cleans_up = format!("trap 'sleep 0.2; echo ending >&2; {report_2}; exit' TERM");
+    let cleans_up = format!("trap 'sleep 0.2; {report_2}; exit' TERM");
     let part = format!("{cleans_up}; {report_1}; while :; do sleep 0.01; done");
     command
-        .arg(format!("({part}) | sleep 1000 | sleep 1000"))
+        .arg(format!("({part}) 2>/dev/null | sleep 1000 | sleep 1000"))
         .process_group(0);
     // SIGQUIT may leave a core file.
     let folder = TempDir::new()?;

@@ -7,11 +7,25 @@ use anyhow::{Context, Result, ensure};
 use libtest_mimic::Completion;
 
 use super::suite::Suite;
+use crate::examples::EXEC_COUNT;
 use crate::harness::programs::{executables, of_examples};
 use crate::harness::run::{Output, run};
 
 pub fn checks(suite: &Suite) -> Result<()> {
     for (example, program) in executables(&mut of_examples(&["test", "--no-run"]))? {
+        if example == EXEC_COUNT.name {
+            let program = program.clone();
+            let can_replace_sh =
+                run(with_busybox("true".as_ref())).is_ok_and(|ended| ended.code() == 0);
+            suite
+                .group(&example)
+                .only_if(can_replace_sh, "it needs unshare and a busybox")
+                .check("unit_tests_with_busybox", move || {
+                    let output = run(with_busybox(&program))?;
+                    ensure!(output.code() == 0, "{}{}", output.stdout(), output.stderr());
+                    Ok(())
+                });
+        }
         let list = run_tests(&program, &["--list", "--format=terse"])?;
         list.ended_with_code(0)?;
         for test in list.stdout().lines() {
@@ -48,4 +62,13 @@ fn run_test(program: &Path, test: &str) -> Result<Completion> {
 fn run_tests(program: &Path, args: &[&str]) -> Result<Output> {
     let mut command = Command::new(program);
     run(command.args(args).stdin(Stdio::null()))
+}
+
+/// A program for which `/bin/sh` is busybox, as on Alpine.
+fn with_busybox(program: &Path) -> Command {
+    let mount = "mount --bind \"$(command -v busybox)\" /bin/sh && exec \"$0\" --test-threads=2";
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--mount", "sh", "-c", mount]);
+    command.arg(program).stdin(Stdio::null());
+    command
 }

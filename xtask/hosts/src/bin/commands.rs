@@ -32,7 +32,7 @@ async fn main() -> anyhow::Result<()> {
     // Two commands at the same time, each with a time limit. What a user has typed is passed as one
     // argument, without a shell.
     let limited = Options {
-        timeout: START,
+        timeout: Some(START),
         ..in_folder.clone()
     };
     let typed = "; touch typed";
@@ -40,12 +40,24 @@ async fn main() -> anyhow::Result<()> {
         exec_file("echo", [typed], &limited),
         exec("(sleep 1000; touch slow) | cat", &limited),
     );
-    assert_eq!(echo?.stdout, format!("{typed}\n"));
+    assert_eq!(echo?.stdout.text()?, format!("{typed}\n"));
     assert!(matches!(slow.unwrap_err().cause, Cause::Timeout));
+
+    // Bytes in, bytes out.
+    let input = Some(vec![0xff; 1_000_000]);
+    let options = Options {
+        input: input.clone(),
+        ..limited
+    };
+    let packed = exec("gzip -c | gzip -dc", &options).await?.stdout;
+    assert_eq!(Some(&packed[..]), input.as_deref());
 
     // Three commands that are cancelled: by tokio's `timeout`, and by dropping the set of their
     // tasks.
-    let cleans_up = "trap 'touch cleaned-$NAME; exit' TERM; while :; do sleep 0.01; done";
+    // When this program has been killed, a command that writes gets SIGPIPE, and a shell writes when
+    // a signal has ended what it runs.
+    let cleans_up =
+        "exec 2>/dev/null; trap 'touch cleaned-$NAME; exit' TERM; while :; do sleep 0.01; done";
     let named = |name: &str| format!("NAME={name}; {cleans_up}");
     let cancelled = timeout(START, exec(&named("timeout"), &in_folder)).await;
     assert!(cancelled.is_err());
