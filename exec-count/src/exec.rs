@@ -38,24 +38,20 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::fmt;
-use std::fs::File;
 use std::io::{self, Write};
-use std::ops::Deref;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
 use std::process::{self, ExitStatus, Stdio};
-use std::str::{self, Utf8Error};
+use std::str::{Utf8Error, from_utf8};
 use std::sync::{LazyLock, Mutex};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fmt, fs::File, ops::Deref, path::PathBuf, thread};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, setsid};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
@@ -173,7 +169,8 @@ pub async fn exec(command: &str, options: &Options) -> Result<Output, Error> {
 ///
 /// - If the guard is killed, the next command starts another.
 /// - Without `/bin/sh` there is none, and a program runs on when this process ends.
-/// - When this process has ended, SIGPIPE kills a program that writes to its stdout or stderr.
+/// - When this process has ended, SIGPIPE kills a program that writes to its stdout or stderr, as a
+///   shell does when a signal ends what it waits for. `input` ends early, too.
 /// - The guard ends after this process, and process 1 has to reap it: in a container, use `--init`.
 /// - If this process forks without exec, the guard also waits for the end of the fork.
 ///
@@ -232,35 +229,33 @@ async fn collect(
     stdout: &mut Vec<u8>,
     stderr: &mut Vec<u8>,
 ) -> io::Result<(ExitStatus, Cause)> {
-    let (mut child, mut group) = start(command, options)?;
-    let Group { pipes, signal, .. } = group.0.as_mut().expect("it has just been started");
-    let mut stdin = child.stdin.take();
+    let (mut child, mut running) = start(command, options)?;
+    let group = running.0.as_mut().expect("it has just been started");
     let feed = async {
-        if let (Some(pipe), Some(input)) = (&mut stdin, &options.input) {
+        if let (Some(pipe), Some(input)) = (&mut group.stdin, &options.input) {
             // It fails when the command does not read all of it.
             let _ = pipe.write_all(input).await;
         }
-        stdin = None;
+        group.stdin = None;
         Ok(())
     };
     let ended = async {
         // All at the same time: otherwise the command could block on one of its pipes.
         tokio::try_join!(
             feed,
-            fill(stdout, &mut pipes.0, options.max_buffer, "stdout"),
-            fill(stderr, &mut pipes.1, options.max_buffer, "stderr"),
+            fill(stdout, &mut group.stdout, options.max_buffer, "stdout"),
+            fill(stderr, &mut group.stderr, options.max_buffer, "stderr"),
         )?;
         child.wait().await.map_err(Cause::Io)
     };
     let limit = options.timeout.unwrap_or(Duration::MAX);
     match timeout(limit, ended).await.unwrap_or(Err(Cause::Timeout)) {
         Ok(status) => {
-            group.0 = None;
+            running.0 = None;
             Ok((status, Cause::Exit))
         }
         Err(cause) => {
-            *signal = options.kill_signal;
-            drop((group, stdin));
+            running.end(options.kill_signal);
             Ok((child.wait().await?, cause))
         }
     }
@@ -302,8 +297,9 @@ fn start(mut command: Command, options: &Options) -> io::Result<(Child, Running)
     let group = Group {
         id: Pid::from_raw(id as i32),
         note,
-        signal: Signal::SIGTERM,
-        pipes: (child.stdout.take(), child.stderr.take()),
+        stdin: child.stdin.take(),
+        stdout: child.stdout.take(),
+        stderr: child.stderr.take(),
     };
     Ok((child, Running(Some(group))))
 }
@@ -330,11 +326,11 @@ async fn fill(
 struct Group {
     id: Pid,
     note: Note,
-    /// Its first signal, when it has to end.
-    signal: Signal,
-    /// The read ends. As long as they are open, SIGPIPE does not kill a command that writes while it
-    /// cleans up.
-    pipes: (Option<ChildStdout>, Option<ChildStderr>),
+    // The pipes stay open until the group has ended. So no command takes a part of its input for the
+    // whole, and SIGPIPE kills none that writes while it cleans up.
+    stdin: Option<ChildStdin>,
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
 }
 
 /// Ends the group when it is dropped. `None` if the command has ended.
@@ -342,11 +338,17 @@ struct Running(Option<Group>);
 
 impl Drop for Running {
     fn drop(&mut self) {
+        self.end(Signal::SIGTERM);
+    }
+}
+
+impl Running {
+    fn end(&mut self, first_signal: Signal) {
         let Some(group) = self.0.take() else {
             return;
         };
         let id = group.id;
-        let _ = killpg(id, group.signal);
+        let _ = killpg(id, first_signal);
         // Many programs take a second SIGTERM for "at once".
         write_note(group.note.0, "0", id);
         let mut ending = ENDING.lock().expect(NO_PANIC);
@@ -445,14 +447,14 @@ fn start_guard() -> io::Result<process::Child> {
         .spawn()
 }
 
-#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+#[cfg(target_os = "linux")]
 fn unnamed_file() -> io::Result<File> {
     use nix::sys::memfd::{MFdFlags, memfd_create};
 
     Ok(memfd_create("groups", MFdFlags::MFD_CLOEXEC)?.into())
 }
 
-#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+#[cfg(not(target_os = "linux"))]
 fn unnamed_file() -> io::Result<File> {
     let path = std::env::temp_dir().join(format!("exec-{}", process::id()));
     let file = File::create_new(&path)?;
@@ -467,7 +469,7 @@ impl Data {
     ///
     /// When it is not UTF-8.
     pub fn text(&self) -> Result<&str, Utf8Error> {
-        str::from_utf8(&self.0)
+        from_utf8(&self.0)
     }
 }
 
@@ -655,6 +657,19 @@ mod tests {
         }
         let output = exec("cat; echo end", &input("")).await.unwrap();
         assert_eq!(output.stdout.to_string(), "end\n");
+    }
+
+    /// The command ignores SIGTERM, and would take the part that it has got for all.
+    #[tokio::test]
+    async fn dropped_while_there_is_input() {
+        let command = "trap '' TERM; echo up >&9; sleep 0.3; cat >/dev/null; echo all >&9";
+        let (command, pipe) = with_pipe("input", command, 1).await;
+        let options = input([b'a'; 1_000_000]);
+        let pipe = tokio::select! {
+            ended = exec(&command, &options) => panic!("{ended:?}"),
+            pipe = pipe => pipe.unwrap(),
+        };
+        assert_eq!(rest_of(pipe), "");
     }
 
     #[tokio::test]

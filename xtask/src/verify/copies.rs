@@ -8,6 +8,7 @@ use std::sync::{LazyLock, OnceLock};
 
 use anyhow::anyhow;
 
+use super::exec_count::{where_a_shell_can_be_hidden, without_a_shell};
 use super::prelude::*;
 use crate::bench::alternatives;
 use crate::copy::{Header, copy, requirements};
@@ -175,6 +176,21 @@ pub fn checks(suite: &Suite) {
         let mut program = PASTED_2021.command("exec_0")?;
         let output = run(program.env("PATH", "/nosuch"))?;
         output.ended_with("Error: spawn du ENOENT\n", 1)
+    });
+
+    // `exec_file` does not need a shell.
+    where_a_shell_can_be_hidden(suite).check("exec::no_shell", || {
+        let folder = TempDir::new()?;
+        fs::copy("/usr/bin/du", folder.path().join("du"))?;
+        let mut program = without_a_shell(&PASTED_2021.command("exec_0")?);
+        let path = env::var("PATH")?;
+        let output = run(program.env("PATH", format!("{path}:{}", folder.path().display())))?;
+        ensure!(
+            output.stdout().ends_with("\t/usr/bin\n"),
+            "{}",
+            output.stdout()
+        );
+        output.ended_with("", 0)
     });
 
     // The edition of the examples. The crates of one file must not come from another file's header.

@@ -5,6 +5,9 @@ use super::prelude::*;
 /// The limit for the bytes of each stream.
 const MEBIBYTE: usize = 1024 * 1024;
 
+const STDOUT_IS_TOO_LONG: &str =
+    "RangeError [ERR_CHILD_PROCESS_STDIO_MAXBUFFER]: stdout maxBuffer length exceeded";
+
 pub fn checks(suite: &Suite) {
     suite.both("largest_output", |mut command| {
         let zeros = format!("head -c {MEBIBYTE} /dev/zero");
@@ -52,6 +55,38 @@ pub fn checks(suite: &Suite) {
             program.finish()?.ended_by(Signal::SIGKILL)?;
         }
         Ok(())
+    });
+
+    // The program cannot start a thread, and the guard cannot start a `sleep`. Both send SIGKILL at
+    // once.
+    let can_limit = run(with_five_processes(
+        54321,
+        EXEC_COUNT.rust_command().arg("--version"),
+    ));
+    let suite_of_root = suite.only_if(
+        can_limit.is_ok_and(|ended| ended.code() == 0),
+        "it needs root and util-linux",
+    );
+    for (user, name, end) in [
+        (54321, "max_buffer", "yes"),
+        (54322, "kill", "kill -9 $PPID; wait"),
+    ] {
+        let name = format!("limit_of_processes::{name}");
+        suite_of_root.rust(name, move |mut command| {
+            let more = "prlimit --pid $$ --nproc=50:; for i in 1 2 3 4 5 6; do sleep 1000 & done";
+            command.arg(format!("trap '' TERM; {more}; {end}"));
+            let output = run(with_five_processes(user, &command))?;
+            match end {
+                "yes" => output.ended_with(&format!("exec error: {STDOUT_IS_TOO_LONG}\n"), 0),
+                _ => output.ended_by(Signal::SIGKILL),
+            }
+        });
+    }
+
+    where_a_shell_can_be_hidden(suite).rust("no_shell", |mut command| {
+        command.arg("true");
+        let stderr = "exec error: Error: spawn /bin/sh ENOENT\n";
+        run(without_a_shell(&command))?.ended_with(stderr, 0)
     });
 
     // Ctrl-C reaches all processes of the program's group.
@@ -109,4 +144,31 @@ fn pipeline_ends(
     program.finish()?.ended_by(signal)?;
     gates.reported(2)?;
     Ok(())
+}
+
+/// The program as a user who may have five processes, or more if the program raises the limit.
+fn with_five_processes(user: u32, command: &Command) -> Command {
+    let user = format!("setpriv --reuid={user} --regid={user} --clear-groups");
+    below_a_shell(
+        &format!("prlimit --pid $$ --nproc=5:50; set {user} \"$@\""),
+        command,
+    )
+}
+
+pub fn where_a_shell_can_be_hidden(suite: &Suite) -> Suite {
+    let hidden = run(without_a_shell(EXEC_COUNT.rust_command().arg("--version")));
+    suite.only_if(
+        hidden.is_ok_and(|ended| ended.code() == 0),
+        "it needs unshare",
+    )
+}
+
+/// The program where `/bin` is empty.
+pub fn without_a_shell(command: &Command) -> Command {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--map-root-user", "--mount"]);
+    let shell = below_a_shell("mount -t tmpfs none \"$(readlink -f /bin)\"", command);
+    unshare.arg(shell.get_program()).args(shell.get_args());
+    unshare.stdin(Stdio::null());
+    unshare
 }
