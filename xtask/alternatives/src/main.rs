@@ -79,7 +79,7 @@ async fn collect(way: &str, command: &'static [String], limit: Option<Duration>)
     match way.split(", ").next().context("a name")? {
         "exec.rs" => {
             let options = exec::Options {
-                timeout: limit.unwrap_or_default(),
+                timeout: limit,
                 ..exec::Options::default()
             };
             exec::exec_file(program, args, &options).await?;
