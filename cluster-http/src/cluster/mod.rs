@@ -66,14 +66,10 @@ mod primary;
 mod round_robin;
 mod worker;
 
-use std::collections::BTreeSet;
-use std::fmt;
-use std::io;
-use std::mem;
 use std::process::ExitStatus;
+use std::{fmt, io};
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-
+use primary::{Change, Changes, Events};
 #[allow(unused_imports)]
 pub use worker::{Worker, worker};
 
@@ -82,14 +78,8 @@ pub use worker::{Worker, worker};
 pub enum Event {
     /// The first worker is ready: Node's `'listening'`. Clients connect to this `host:port`.
     Listening(String),
-    /// A worker has exited or was killed: Node's `'exit'`. It is `voluntary` if the worker has
-    /// shut down by itself, because of SIGTERM: Node's `worker.exitedAfterDisconnect`.
-    Exit {
-        pid: u32,
-        id: u32,
-        status: ExitStatus,
-        voluntary: bool,
-    },
+    /// A worker has exited or was killed: Node's `'exit'`.
+    Exit { pid: u32, status: ExitStatus },
     /// A rolling restart has replaced this worker.
     Replaced { pid: u32 },
     /// A worker could not be started. The text is one line.
@@ -100,7 +90,7 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Listening(address) => write!(f, "listening on http://{address}/"),
-            Self::Exit { pid, status, .. } => write!(f, "worker {pid} exited ({status})"),
+            Self::Exit { pid, status } => write!(f, "worker {pid} exited ({status})"),
             Self::Replaced { pid } => write!(f, "worker {pid} replaced"),
             Self::Warning(text) => f.write_str(text),
         }
@@ -110,12 +100,10 @@ impl fmt::Display for Event {
 /// A cluster, in its primary. When this is dropped, the workers shut down gracefully; when the
 /// runtime is dropped, they are killed.
 pub struct Cluster {
-    forks: UnboundedSender<u32>,
-    events: UnboundedReceiver<io::Result<Event>>,
-    /// The ids of the workers.
-    ids: BTreeSet<u32>,
-    /// Whether the last worker that has exited had its replacement already.
-    is_replaced: bool,
+    changes: Changes,
+    events: Events,
+    /// How many more workers were forked than have exited.
+    workers: usize,
 }
 
 impl Cluster {
@@ -131,41 +119,30 @@ impl Cluster {
     ///
     /// Outside a tokio runtime.
     pub fn listen(address: &str) -> io::Result<Self> {
-        primary::listen_on(address).map_err(|error| {
+        let (changes, events) = primary::listen(address).map_err(|error| {
             io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+        })?;
+        let workers = 0;
+        Ok(Self {
+            changes,
+            events,
+            workers,
         })
     }
 
-    fn new(forks: UnboundedSender<u32>, events: UnboundedReceiver<io::Result<Event>>) -> Self {
-        let (ids, is_replaced) = (BTreeSet::new(), false);
-        Self {
-            forks,
-            events,
-            ids,
-            is_replaced,
-        }
-    }
-
-    /// Starts a worker: Node's `cluster.fork()`. Its id is the first that is free. After many
-    /// exits it waits: one worker starts each 50 ms.
+    /// Starts a worker: Node's `cluster.fork()`. It replaces the worker that exited first, and has
+    /// its id. After many exits it waits: one worker starts each 50 ms.
     ///
-    /// After a voluntary exit this does nothing: the replacement was started when the worker began
-    /// to shut down.
+    /// If that worker has shut down because of SIGTERM, this does nothing: its replacement was
+    /// started when it began to shut down.
     pub fn fork(&mut self) {
-        if mem::take(&mut self.is_replaced) {
-            return;
-        }
-        let mut ids = 1..;
-        let id = ids
-            .find(|id| !self.ids.contains(id))
-            .expect("not all are taken");
-        self.ids.insert(id);
+        self.workers += 1;
         // It fails when the cluster is shutting down.
-        let _ = self.forks.send(id);
+        let _ = self.changes.send(Change::Fork);
     }
 
-    /// Waits for the next event. `None` when the cluster has been shut down, or all its workers
-    /// have exited and were not replaced, or none was started.
+    /// Waits for the next event. `None` when the cluster has been shut down, or as many workers
+    /// have exited as were forked.
     ///
     /// The cluster serves connections whether this is called or not. This method is cancel safe.
     ///
@@ -174,15 +151,12 @@ impl Cluster {
     /// When a worker fails to start before any is ready, or after a second signal, which kills the
     /// workers. Do not call this again after an error.
     pub async fn next_event(&mut self) -> io::Result<Option<Event>> {
-        if self.ids.is_empty() {
+        if self.workers == 0 {
             return Ok(None);
         }
         let event = self.events.recv().await.transpose()?;
-        if let Some(Event::Exit { id, voluntary, .. }) = &event {
-            self.is_replaced = *voluntary;
-            if !voluntary {
-                self.ids.remove(id);
-            }
+        if let Some(Event::Exit { .. }) = event {
+            self.workers -= 1;
         }
         Ok(event)
     }
@@ -197,61 +171,23 @@ mod tests {
 
     use super::*;
 
-    /// A cluster without processes: it, the ids that it starts, and the sender of its events.
-    fn cluster() -> (
-        Cluster,
-        UnboundedReceiver<u32>,
-        UnboundedSender<io::Result<Event>>,
-    ) {
-        let (forks, ids) = unbounded_channel();
-        let (sender, events) = unbounded_channel();
-        (Cluster::new(forks, events), ids, sender)
-    }
-
-    fn exit(id: u32, voluntary: bool) -> io::Result<Event> {
-        Ok(Event::Exit {
-            pid: 7,
-            id,
-            status: ExitStatus::default(),
-            voluntary,
-        })
-    }
-
-    async fn next(cluster: &mut Cluster) -> Option<Event> {
-        let event = timeout(Duration::from_secs(20), cluster.next_event());
-        event.await.expect("it does not wait").expect("no error")
-    }
-
-    #[tokio::test]
-    async fn ids() {
-        let (mut cluster, mut ids, sender) = cluster();
-        let mut fork = |cluster: &mut Cluster| {
-            cluster.fork();
-            ids.try_recv().ok()
-        };
-        for id in 1..=3 {
-            assert_eq!(fork(&mut cluster), Some(id));
-        }
-        for id in [3, 1, 2] {
-            sender.send(exit(id, false)).unwrap();
-            assert!(next(&mut cluster).await.is_some());
-            assert_eq!(fork(&mut cluster), Some(id));
-        }
-        sender.send(exit(2, true)).unwrap();
-        assert!(next(&mut cluster).await.is_some());
-        assert_eq!(fork(&mut cluster), None);
-        assert_eq!(fork(&mut cluster), Some(4));
-    }
-
     #[tokio::test]
     async fn none_when_all_workers_have_exited() {
-        let (mut cluster, _ids, sender) = cluster();
-        cluster.fork();
-        cluster.fork();
-        for id in 1..=2 {
-            sender.send(exit(id, false)).unwrap();
-            assert!(next(&mut cluster).await.is_some());
+        let ((changes, _forks), (sender, events)) = (unbounded_channel(), unbounded_channel());
+        let mut cluster = Cluster {
+            changes,
+            events,
+            workers: 0,
+        };
+        for pid in [1, 2] {
+            cluster.fork();
+            let status = ExitStatus::default();
+            sender.send(Ok(Event::Exit { pid, status })).unwrap();
         }
-        assert!(next(&mut cluster).await.is_none());
+        for is_some in [true, true, false] {
+            let event = timeout(Duration::from_secs(20), cluster.next_event());
+            let event = event.await.expect("it does not wait").expect("no error");
+            assert_eq!(event.is_some(), is_some);
+        }
     }
 }

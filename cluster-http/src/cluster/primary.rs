@@ -1,20 +1,19 @@
 //! The primary: it starts the workers, replaces them, and shuts them down.
 
-use std::collections::BTreeMap;
-use std::env;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
-use std::io;
-use std::mem;
 use std::os::fd::OwnedFd;
 use std::path::{self, PathBuf};
-use std::ptr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use std::{env, io, mem, ptr};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::SigSet;
-use nix::sys::signal::Signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTOU};
+use nix::sys::signal::{
+    SigSet,
+    Signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM},
+};
 use nix::sys::stat::fstat;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -23,10 +22,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, RwLock, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::{join, select};
 
+use super::Event;
 use super::round_robin::{RoundRobin, bind};
 use super::worker::{READY, VARIABLE};
-use super::{Cluster, Event};
 
 /// A worker that is not ready within this time is killed.
 const READY_WITHIN: Duration = Duration::from_secs(10);
@@ -34,8 +34,7 @@ const READY_WITHIN: Duration = Duration::from_secs(10);
 /// How long to wait after a worker that was never ready.
 const FAILURE_PAUSE: Duration = Duration::from_secs(2);
 
-/// In each interval of this length, one worker that has exited is replaced. Intervals without an
-/// exit are saved up, at most one for each worker.
+/// How often a worker that has exited is replaced.
 const RESTART_EACH: Duration = Duration::from_millis(50);
 
 /// How long a new worker has to live before a rolling restart goes on.
@@ -47,19 +46,32 @@ const SHUTDOWN_WITHIN: Duration = Duration::from_secs(15);
 /// A second signal within this time is ignored: the command `timeout` sends its signal twice.
 const SAME_SIGNAL: Duration = Duration::from_millis(100);
 
+/// What decides when a worker starts, and its id.
+pub enum Change {
+    /// The program wants one more worker.
+    Fork,
+    /// This worker shuts down by itself. Its replacement starts now.
+    Leaves(u32),
+    /// A worker has exited. `Fork` replaces this one, or nothing if it has its replacement.
+    Exited(Option<u32>),
+}
+
+pub type Changes = mpsc::UnboundedSender<Change>;
+pub type Events = mpsc::UnboundedReceiver<io::Result<Event>>;
+
 /// What the tasks of the primary share.
 struct Primary {
     program: PathBuf,
-    /// Each starts the worker with this id.
-    forks: mpsc::WeakUnboundedSender<u32>,
-    events: mpsc::UnboundedSender<io::Result<Event>>,
-    /// Announced when the first worker is ready.
-    listening: Mutex<Option<Event>>,
+    address: String,
     connections: RoundRobin,
+    changes: Changes,
+    events: mpsc::UnboundedSender<io::Result<Event>>,
+    /// Set when the first worker is ready.
+    listening: OnceLock<()>,
     /// Read-locked while a worker starts.
     starts: RwLock<()>,
     /// The workers that serve, by process id: their ids, and what asks them to shut down. Whoever
-    /// removes a worker from here starts its replacement.
+    /// removes a worker from here decides what follows.
     serving: Mutex<BTreeMap<u32, (u32, watch::Sender<()>)>>,
     /// Whether the cluster shuts down.
     shutdown: watch::Sender<bool>,
@@ -74,72 +86,84 @@ struct Worker {
     child: Child,
     control: UnixStream,
     /// To send asks the worker to shut down. The receiver is dropped when it has exited.
-    life: (watch::Sender<()>, watch::Receiver<()>),
+    replace: watch::Sender<()>,
+    replaced: watch::Receiver<()>,
 }
 
-/// [`Cluster::listen`].
-pub fn listen_on(address: &str) -> io::Result<Cluster> {
+/// [`super::Cluster::listen`].
+pub fn listen(address: &str) -> io::Result<(Changes, Events)> {
     static CLUSTER: OnceLock<()> = OnceLock::new();
     let listener = bind(address)?;
     let local = listener.local_addr()?;
-    // The address as one would type it to connect.
-    let listening = Event::Listening(match local.ip().is_unspecified() {
-        true => format!("localhost:{}", local.port()),
-        false => local.to_string(),
-    });
     // The parent may have blocked these signals.
     SigSet::from_iter([SIGTERM, SIGINT, SIGHUP, SIGCHLD]).thread_unblock()?;
-    // A terminal with `stty tostop` would stop this process when it writes in the background.
-    SigSet::from(SIGTTOU).thread_block()?;
     // If the parent ignores it, no child could be waited for. The handler stays.
     drop(signal(SignalKind::child())?);
     let ends_with_terminal = has_terminal() && !ignores_hangup();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let hangup = signal(SignalKind::hangup())?;
-    if CLUSTER.set(()).is_err() {
-        return Err(io::Error::other("this process has a cluster already"));
-    }
-    let (forks, to_fork) = mpsc::unbounded_channel();
-    let (announce, events) = mpsc::unbounded_channel();
+    let second = |()| io::Error::other("this process has a cluster already");
+    CLUSTER.set(()).map_err(second)?;
+    let (changes, next_changes) = mpsc::unbounded_channel();
+    let (events, next_events) = mpsc::unbounded_channel();
     let shutdown = watch::Sender::new(false);
     let primary = Arc::new(Primary {
         program: program(),
-        forks: forks.downgrade(),
-        events: announce,
-        listening: Mutex::new(Some(listening)),
+        // As one would type it to connect.
+        address: match local.ip().is_unspecified() {
+            true => format!("localhost:{}", local.port()),
+            false => local.to_string(),
+        },
         connections: RoundRobin::new(listener, shutdown.subscribe()),
+        changes: changes.clone(),
+        events,
+        listening: OnceLock::new(),
         starts: RwLock::default(),
         serving: Mutex::default(),
         shutdown,
         tasks: Mutex::default(),
     });
     tokio::spawn(async move {
-        tokio::select! {
+        select! {
             biased;
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            // The `Cluster` has been dropped.
+            () = primary.events.closed() => {}
             () = primary.restart_at_hangup(hangup, ends_with_terminal) => {}
-            () = primary.start_workers(to_fork) => {}
+            () = primary.start_workers(next_changes) => {}
         }
         primary.shut_down(terminate, interrupt).await;
     });
-    Ok(Cluster::new(forks, events))
+    Ok((changes, next_events))
 }
 
 impl Primary {
-    /// Starts a worker for each id, until the `Cluster` is dropped.
-    async fn start_workers(self: &Arc<Self>, mut to_fork: mpsc::UnboundedReceiver<u32>) {
-        let (mut workers, mut start_at) = (0, Instant::now());
-        while let Some(id) = to_fork.recv().await {
-            if id > workers {
-                workers = id;
-            } else {
-                start_at = next_restart(start_at, Instant::now(), workers);
-                // A sleep of no length takes a millisecond.
-                if start_at > Instant::now() {
-                    sleep_until(start_at).await;
+    /// Starts the workers. A new one starts at once, and brings one restart with it. Those that are
+    /// not used are saved up, at most one for each worker. After that, one comes each 50 ms.
+    async fn start_workers(self: &Arc<Self>, mut changes: mpsc::UnboundedReceiver<Change>) {
+        let (mut workers, mut exited, mut last) = (0, VecDeque::new(), Instant::now());
+        while let Some(change) = changes.recv().await {
+            let id = match change {
+                Change::Fork => exited.pop_front().unwrap_or_else(|| {
+                    workers += 1;
+                    last -= RESTART_EACH;
+                    Some(workers)
+                }),
+                Change::Leaves(id) => Some(id),
+                Change::Exited(id) => {
+                    exited.push_back(id);
+                    None
                 }
+            };
+            let Some(id) = id else {
+                continue;
+            };
+            last = last.max(Instant::now() - RESTART_EACH * workers) + RESTART_EACH;
+            // A sleep of no length takes a millisecond.
+            if last > Instant::now() {
+                sleep_until(last).await;
             }
             let mut tasks = self.tasks.lock().await;
             // The set keeps what has ended.
@@ -148,53 +172,48 @@ impl Primary {
         }
     }
 
-    /// Starts a worker, and supervises it until it has exited.
+    /// Starts a worker, again until it is ready, and supervises it until it has exited.
     async fn run_worker(self: Arc<Self>, id: u32) {
         let mut shutdown = self.shutdown.subscribe();
-        let worker = tokio::select! {
-            biased;
-            worker = self.start_until_ready(id) => worker,
-            _ = shutdown.wait_for(|shuts_down| *shuts_down) => return,
-        };
-        self.supervise(worker).await;
-    }
-
-    async fn start_until_ready(&self, id: u32) -> Worker {
         loop {
-            match (self.start(id).await, self.listening.lock().await.take()) {
-                (Ok(worker), listening) => {
-                    if let Some(event) = listening {
-                        self.announce(Ok(event));
-                    }
-                    return worker;
-                }
-                (Err(error), Some(_)) => self.announce(Err(io::Error::other(error))),
-                (Err(error), None) => self.announce(Ok(Event::Warning(error))),
-            }
+            let started = select! {
+                biased;
+                started = self.start(id) => started,
+                _ = shutdown.wait_for(|shuts_down| *shuts_down) => return,
+            };
+            let event = match started {
+                Ok(worker) => return self.supervise(worker).await,
+                Err(error) if self.listening.get().is_none() => Err(error),
+                Err(error) => Ok(Event::Warning(error.to_string())),
+            };
+            self.announce(event);
             sleep(FAILURE_PAUSE).await;
         }
     }
 
     /// Starts a worker, and waits until it is ready.
-    async fn start(&self, id: u32) -> Result<Worker, String> {
+    async fn start(&self, id: u32) -> io::Result<Worker> {
         let _starts = self.starts.read().await;
         let mut worker = self.spawn(id).map_err(|error| {
             let program = self.program.display();
-            format!("cannot start {program}: {error}")
+            io::Error::new(error.kind(), format!("cannot start {program}: {error}"))
         })?;
         let pid = worker.pid;
         let ready = timeout(READY_WITHIN, worker.control.read_u8()).await;
         if matches!(ready, Ok(Ok(READY))) {
-            let serving = (id, worker.life.0.clone());
+            if self.listening.set(()).is_ok() {
+                self.announce(Ok(Event::Listening(self.address.clone())));
+            }
+            let serving = (id, worker.replace.clone());
             self.serving.lock().await.insert(pid, serving);
             return Ok(worker);
         }
         let _ = worker.child.kill().await;
         let status = worker.child.wait().await.unwrap_or_default();
-        Err(match ready {
+        Err(io::Error::other(match ready {
             Err(_) => format!("worker {pid} was not ready within {READY_WITHIN:?}"),
             Ok(_) => format!("worker {pid} exited before it was ready ({status})"),
-        })
+        }))
     }
 
     /// Starts the process of a worker, with its control socket.
@@ -210,26 +229,27 @@ impl Primary {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
+        let (replace, replaced) = watch::channel(());
         Ok(Worker {
             id,
             pid: child.id().expect("it has not been waited for"),
             child,
             control: UnixStream::from_std(ours)?,
-            life: watch::channel(()),
+            replace,
+            replaced,
         })
     }
 
     /// Sends connections to a worker until it dies or shuts down, and waits until it has exited.
     async fn supervise(self: Arc<Self>, mut worker: Worker) {
-        let leaves = tokio::select! {
+        let leaves = select! {
             leaves = self.connections.serve(&mut worker.control) => leaves,
-            _ = worker.life.1.changed() => false,
+            _ = worker.replaced.changed() => false,
         };
         let (id, pid) = (worker.id, worker.pid);
         let is_replaced = self.serving.lock().await.remove(&pid).is_none();
-        let voluntary = leaves && !is_replaced;
-        if let (true, Some(forks)) = (voluntary, self.forks.upgrade()) {
-            let _ = forks.send(id);
+        if leaves && !is_replaced {
+            let _ = self.changes.send(Change::Leaves(id));
         }
         // This asks it to shut down. It still takes a connection that is on its way.
         drop(worker.control);
@@ -237,14 +257,11 @@ impl Primary {
             let _ = worker.child.start_kill();
         }
         let status = worker.child.wait().await.unwrap_or_default();
-        self.announce(Ok(match is_replaced {
-            true => Event::Replaced { pid },
-            false => Event::Exit {
-                pid,
-                id,
-                status,
-                voluntary,
-            },
+        self.announce(Ok(if is_replaced {
+            Event::Replaced { pid }
+        } else {
+            let _ = self.changes.send(Change::Exited((!leaves).then_some(id)));
+            Event::Exit { pid, status }
         }));
     }
 
@@ -263,27 +280,32 @@ impl Primary {
     }
 
     /// Replaces all workers, one after the other.
-    async fn rolling_restart(self: &Arc<Self>) -> Result<(), String> {
+    async fn rolling_restart(self: &Arc<Self>) -> io::Result<()> {
         // Workers that start now may run the old program.
         drop(self.starts.write().await);
         let workers = self.serving.lock().await.clone();
         for (old, (id, replace)) in workers {
-            let new = tokio::select! {
+            let new = select! {
                 biased;
                 // It has exited. Its replacement runs the new program.
                 () = replace.closed() => continue,
                 new = self.start(id) => new?,
             };
-            let (pid, life) = (new.pid, new.life.0.clone());
-            if self.serving.lock().await.remove(&old).is_none() {
-                // It shuts down by itself, and has another replacement.
+            let (pid, life) = (new.pid, new.replace.clone());
+            let mut serving = self.serving.lock().await;
+            if serving.remove(&old).is_none() {
+                // It has died just now, or shuts down by itself, and gets another replacement.
+                serving.remove(&pid);
                 continue;
             }
+            drop(serving);
             self.tasks.lock().await.spawn(self.clone().supervise(new));
             replace.send_replace(());
-            let trial = async { tokio::join!(sleep(TRIAL), replace.closed()) };
-            tokio::select! {
-                () = life.closed() => return Err(format!("worker {pid} has died")),
+            let trial = async { join!(sleep(TRIAL), replace.closed()) };
+            select! {
+                () = life.closed() => {
+                    return Err(io::Error::other(format!("worker {pid} has died")));
+                }
                 _ = trial => {}
             }
         }
@@ -300,13 +322,13 @@ impl Primary {
         let second_signal = async {
             let first_signal = Instant::now();
             while first_signal.elapsed() < SAME_SIGNAL {
-                tokio::select! {
+                select! {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
                 }
             }
         };
-        tokio::select! {
+        select! {
             _ = timeout(SHUTDOWN_WITHIN, all_exited) => return,
             () = second_signal => {}
         }
@@ -322,11 +344,6 @@ impl Primary {
             let _ = self.events.send(event);
         }
     }
-}
-
-/// When the next worker is restarted, if the last one was at `last`.
-fn next_restart(last: Instant, now: Instant, workers: u32) -> Instant {
-    last.max(now - RESTART_EACH * workers) + RESTART_EACH
 }
 
 /// The path from which workers are started. It is the one by which this process was started: a

@@ -5,14 +5,15 @@ use std::io;
 use std::net::{self, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use nix::errno::Errno::{EADDRNOTAVAIL, EAFNOSUPPORT};
+use nix::errno::Errno::{self, EADDRNOTAVAIL, EAFNOSUPPORT};
 use nix::sys::socket::{setsockopt, sockopt::Ipv6V6Only};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpSocket, UnixStream};
+use tokio::select;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::sleep;
 
-use super::worker::{LEAVES, REFUSED, TAKEN, send};
+use super::worker::{LEAVES, READY, REFUSED, send};
 
 /// How long a process without a free descriptor takes no connection.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -24,20 +25,17 @@ pub fn bind(address: &str) -> io::Result<TcpListener> {
         Ok(port) => vec![([0u16; 8], port).into(), ([0u8; 4], port).into()],
         Err(_) => {
             let hint = "write host:port, such as 127.0.0.1:3000, or a port alone";
-            let resolved = address.to_socket_addrs();
             let error = |error: io::Error| io::Error::new(error.kind(), format!("{error}: {hint}"));
-            resolved.map_err(error)?.collect()
+            address.to_socket_addrs().map_err(error)?.collect()
         }
     };
-    let mut result = Err(EADDRNOTAVAIL.into());
-    for address in addresses {
-        result = bind_to(address);
-        let errno = result.as_ref().err().and_then(io::Error::raw_os_error);
-        if errno != Some(EADDRNOTAVAIL as i32) && errno != Some(EAFNOSUPPORT as i32) {
-            break;
-        }
-    }
-    result
+    let is_missing = |error: &io::Error| {
+        let number = error.raw_os_error().map(Errno::from_raw);
+        matches!(number, Some(EADDRNOTAVAIL | EAFNOSUPPORT))
+    };
+    let mut results = addresses.into_iter().map(bind_to);
+    let first = results.find(|result| !result.as_ref().is_err_and(is_missing));
+    first.unwrap_or(Err(EADDRNOTAVAIL.into()))
 }
 
 /// Listens without `SO_REUSEPORT`, so no other program can listen on the port.
@@ -87,25 +85,27 @@ impl RoundRobin {
     /// the worker shuts down by itself.
     pub async fn serve(&self, worker: &mut UnixStream) -> bool {
         loop {
-            let next = tokio::select! {
+            let answer = select! {
                 biased;
-                answer = worker.read_u8() => return matches!(answer, Ok(LEAVES)),
-                next = self.next() => next,
+                answer = worker.read_u8() => answer,
+                next = self.next() => {
+                    let Some(connection) = next else {
+                        return false;
+                    };
+                    let answer = match send(worker, &connection) {
+                        // A worker that hangs stays here.
+                        Ok(_) => worker.read_u8().await,
+                        Err(_) => Ok(REFUSED),
+                    };
+                    if !matches!(answer, Ok(READY)) {
+                        // Another worker gets it.
+                        let _ = self.give_back.send(connection);
+                    }
+                    answer
+                }
             };
-            let Some(connection) = next else {
-                return false;
-            };
-            let answer = match send(worker, &connection) {
-                // A worker that hangs stays here.
-                Ok(_) => worker.read_u8().await,
-                Err(_) => Ok(REFUSED),
-            };
-            if matches!(answer, Ok(TAKEN)) {
-                continue;
-            }
-            // Another worker gets it.
-            let _ = self.give_back.send(connection);
             match answer {
+                Ok(READY) => {}
                 Ok(REFUSED) => sleep(PAUSE).await,
                 answer => return matches!(answer, Ok(LEAVES)),
             }
@@ -117,7 +117,7 @@ impl RoundRobin {
     async fn next(&self) -> Option<net::TcpStream> {
         let queue = &mut *self.queue.lock().await;
         while let Some(listener) = &queue.listener {
-            let accepted = tokio::select! {
+            let accepted = select! {
                 biased;
                 Some(connection) = queue.given_back.recv() => return Some(connection),
                 _ = queue.shutdown.wait_for(|shuts_down| *shuts_down) => break,
@@ -161,9 +161,9 @@ mod tests {
             theirs.read_u8().await.unwrap();
             let _last = net::TcpStream::connect(address).unwrap();
             shutdown.send_replace(true);
-            theirs.write_all(&[TAKEN]).await.unwrap();
+            theirs.write_all(&[READY]).await.unwrap();
             theirs.read_u8().await.unwrap();
-            theirs.write_all(&[TAKEN]).await.unwrap();
+            theirs.write_all(&[READY]).await.unwrap();
         };
         let both = timeout(Duration::from_secs(20), async {
             tokio::join!(serve, worker)

@@ -6,7 +6,6 @@
 use std::env;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::mem;
 use std::net;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, RawFd};
 
@@ -19,10 +18,8 @@ use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The worker is ready for connections.
+/// The worker is ready for the next connection, and has taken the one before.
 pub const READY: u8 = b'r';
-/// It has taken the connection.
-pub const TAKEN: u8 = b't';
 /// It had no descriptor for the connection.
 pub const REFUSED: u8 = b'n';
 /// It shuts down by itself.
@@ -36,7 +33,6 @@ pub const VARIABLE: &str = "CLUSTER_WORKER";
 /// This process as a worker: Node's `cluster.worker`.
 pub struct Worker {
     id: u32,
-    listens: bool,
     /// `None` when this worker shuts down: the socket is closed, and another worker gets the
     /// connection that this one has not taken.
     primary: Option<UnixStream>,
@@ -45,9 +41,9 @@ pub struct Worker {
 
 /// This process as a worker, or `None` in the primary: Node's `cluster.isWorker`.
 ///
-/// Replaces stdin by `/dev/null`. From now on, SIGINT and SIGHUP do nothing in a worker: they are
-/// for the primary, but some tools send them to every process. SIGTTOU is blocked in this thread: a
-/// terminal with `stty tostop` would stop a worker that writes to it.
+/// Blocks SIGTTOU in this thread, so a terminal with `stty tostop` does not stop what it writes in
+/// the background. In a worker, replaces stdin by `/dev/null`, and SIGINT and SIGHUP do nothing from
+/// now on: they are for the primary, but some tools send them to every process.
 ///
 /// # Errors
 ///
@@ -57,6 +53,7 @@ pub struct Worker {
 ///
 /// Outside a tokio runtime.
 pub fn worker() -> io::Result<Option<Worker>> {
+    SigSet::from(SIGTTOU).thread_block()?;
     let inode = fstat(io::stdin())?.st_ino.to_string();
     let variable = env::var(VARIABLE).unwrap_or_default();
     let Some((id, _)) = variable.split_once(':').filter(|(_, of)| *of == inode) else {
@@ -66,12 +63,10 @@ pub fn worker() -> io::Result<Option<Worker>> {
     let socket = std::os::unix::net::UnixStream::from(stdin);
     socket.set_nonblocking(true)?;
     dup2_stdin(File::open("/dev/null")?)?;
-    SigSet::from(SIGTTOU).thread_block()?;
     // The handlers stay. If a worker ignored these signals, so would what it starts.
     drop([SignalKind::interrupt(), SignalKind::hangup()].map(signal));
     Ok(Some(Worker {
         id: id.parse().map_err(io::Error::other)?,
-        listens: false,
         primary: Some(UnixStream::from_std(socket)?),
         terminate: signal(SignalKind::terminate())?,
     }))
@@ -87,9 +82,7 @@ impl Worker {
     /// Tells the primary that this worker is ready for connections. The first worker's call is
     /// Node's `'listening'`.
     pub fn listen(&mut self) {
-        if !mem::replace(&mut self.listens, true) {
-            self.answer(READY);
-        }
+        self.answer(READY);
     }
 
     /// Waits for the next connection: Node's `'connection'`. `None` when this worker has to shut
@@ -108,7 +101,7 @@ impl Worker {
             };
             match received {
                 Ok(Some(connection)) => {
-                    self.answer(TAKEN);
+                    self.answer(READY);
                     return Some(connection);
                 }
                 Ok(None) => self.answer(REFUSED),
