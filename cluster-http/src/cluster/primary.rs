@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{self, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use std::{env, io, mem, ptr};
 
-use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{
     SigSet,
@@ -19,7 +18,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Mutex, RwLock, mpsc, watch};
+use tokio::sync::{RwLock, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio::{join, select};
@@ -70,9 +69,9 @@ struct Primary {
     listening: OnceLock<()>,
     /// Read-locked while a worker starts.
     starts: RwLock<()>,
-    /// The workers that serve, by process id: their ids, and what asks them to shut down. Whoever
-    /// removes a worker from here decides what follows.
-    serving: Mutex<BTreeMap<u32, (u32, watch::Sender<()>)>>,
+    /// The workers that were ready and have not exited: their ids and process ids, the newest last.
+    /// Where two have the same id, the older one has to shut down.
+    workers: watch::Sender<Vec<(u32, u32)>>,
     /// Whether the cluster shuts down.
     shutdown: watch::Sender<bool>,
     /// One for each worker. A worker is killed when its task is dropped.
@@ -85,9 +84,6 @@ struct Worker {
     pid: u32,
     child: Child,
     control: UnixStream,
-    /// To send asks the worker to shut down. The receiver is dropped when it has exited.
-    replace: watch::Sender<()>,
-    replaced: watch::Receiver<()>,
 }
 
 /// [`super::Cluster::listen`].
@@ -120,7 +116,7 @@ pub fn listen(address: &str) -> io::Result<(Changes, Events)> {
         events,
         listening: OnceLock::new(),
         starts: RwLock::default(),
-        serving: Mutex::default(),
+        workers: watch::Sender::default(),
         shutdown,
         tasks: Mutex::default(),
     });
@@ -165,11 +161,18 @@ impl Primary {
             if last > Instant::now() {
                 sleep_until(last).await;
             }
-            let mut tasks = self.tasks.lock().await;
-            // The set keeps what has ended.
-            while tasks.try_join_next().is_some() {}
-            tasks.spawn(self.clone().run_worker(id));
+            self.add_task(self.clone().run_worker(id));
         }
+    }
+
+    fn add_task(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self
+            .tasks
+            .lock()
+            .expect("nothing panics that has locked it");
+        // The set keeps what has ended.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
     }
 
     /// Starts a worker, again until it is ready, and supervises it until it has exited.
@@ -204,8 +207,7 @@ impl Primary {
             if self.listening.set(()).is_ok() {
                 self.announce(Ok(Event::Listening(self.address.clone())));
             }
-            let serving = (id, worker.replace.clone());
-            self.serving.lock().await.insert(pid, serving);
+            self.workers.send_modify(|workers| workers.push((id, pid)));
             return Ok(worker);
         }
         let _ = worker.child.kill().await;
@@ -229,26 +231,22 @@ impl Primary {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
-        let (replace, replaced) = watch::channel(());
         Ok(Worker {
             id,
             pid: child.id().expect("it has not been waited for"),
             child,
             control: UnixStream::from_std(ours)?,
-            replace,
-            replaced,
         })
     }
 
     /// Sends connections to a worker until it dies or shuts down, and waits until it has exited.
     async fn supervise(self: Arc<Self>, mut worker: Worker) {
-        let leaves = select! {
-            leaves = self.connections.serve(&mut worker.control) => leaves,
-            _ = worker.replaced.changed() => false,
-        };
         let (id, pid) = (worker.id, worker.pid);
-        let is_replaced = self.serving.lock().await.remove(&pid).is_none();
-        if leaves && !is_replaced {
+        let (leaves, is_replaced) = select! {
+            leaves = self.connections.serve(&mut worker.control) => (leaves, false),
+            () = self.is_replaced(id, pid) => (false, true),
+        };
+        if leaves {
             let _ = self.changes.send(Change::Leaves(id));
         }
         // This asks it to shut down. It still takes a connection that is on its way.
@@ -257,6 +255,8 @@ impl Primary {
             let _ = worker.child.start_kill();
         }
         let status = worker.child.wait().await.unwrap_or_default();
+        self.workers
+            .send_modify(|workers| workers.retain(|worker| worker.1 != pid));
         self.announce(Ok(if is_replaced {
             Event::Replaced { pid }
         } else {
@@ -283,28 +283,20 @@ impl Primary {
     async fn rolling_restart(self: &Arc<Self>) -> io::Result<()> {
         // Workers that start now may run the old program.
         drop(self.starts.write().await);
-        let workers = self.serving.lock().await.clone();
-        for (old, (id, replace)) in workers {
-            let new = select! {
+        let workers: BTreeMap<_, _> = self.workers.borrow().iter().copied().collect();
+        for (id, old) in workers {
+            let worker = select! {
                 biased;
-                // It has exited. Its replacement runs the new program.
-                () = replace.closed() => continue,
-                new = self.start(id) => new?,
+                // Its replacement runs the new program.
+                () = self.has_exited(old) => continue,
+                worker = self.start(id) => worker?,
             };
-            let (pid, life) = (new.pid, new.replace.clone());
-            let mut serving = self.serving.lock().await;
-            if serving.remove(&old).is_none() {
-                // It has died just now, or shuts down by itself, and gets another replacement.
-                serving.remove(&pid);
-                continue;
-            }
-            drop(serving);
-            self.tasks.lock().await.spawn(self.clone().supervise(new));
-            replace.send_replace(());
-            let trial = async { join!(sleep(TRIAL), replace.closed()) };
+            let new = worker.pid;
+            self.add_task(self.clone().supervise(worker));
+            let trial = async { join!(sleep(TRIAL), self.has_exited(old)) };
             select! {
-                () = life.closed() => {
-                    return Err(io::Error::other(format!("worker {pid} has died")));
+                () = self.has_exited(new) => {
+                    return Err(io::Error::other(format!("worker {new} has died")));
                 }
                 _ = trial => {}
             }
@@ -312,12 +304,26 @@ impl Primary {
         Ok(())
     }
 
+    /// Waits until a newer worker has this worker's id.
+    async fn is_replaced(&self, id: u32, pid: u32) {
+        let mut workers = self.workers.subscribe();
+        let newest = |all: &Vec<(u32, u32)>| all.iter().rfind(|worker| worker.0 == id).copied();
+        let _ = workers.wait_for(|all| newest(all) != Some((id, pid))).await;
+    }
+
+    /// Waits until this worker has exited.
+    async fn has_exited(&self, pid: u32) {
+        let mut workers = self.workers.subscribe();
+        let exited = |all: &Vec<(u32, u32)>| all.iter().all(|worker| worker.1 != pid);
+        let _ = workers.wait_for(exited).await;
+    }
+
     /// Shuts the cluster down, in phases.
     async fn shut_down(&self, mut terminate: Signal, mut interrupt: Signal) {
         // The workers get the last connections. Then their control sockets are closed.
         self.shutdown.send_replace(true);
         // They answer their requests, and exit.
-        let mut tasks = mem::take(&mut *self.tasks.lock().await);
+        let mut tasks = mem::take(&mut *self.tasks.lock().expect("as above"));
         let all_exited = async { while tasks.join_next().await.is_some() {} };
         let second_signal = async {
             let first_signal = Instant::now();
@@ -361,7 +367,7 @@ fn program() -> PathBuf {
 /// Whether this process has a controlling terminal.
 fn has_terminal() -> bool {
     let error = File::open("/dev/tty").err();
-    error.and_then(|error| error.raw_os_error()) != Some(Errno::ENXIO as i32)
+    error.and_then(|error| error.raw_os_error()) != Some(libc::ENXIO)
 }
 
 /// Whether SIGHUP is ignored, as by `nohup`.

@@ -147,16 +147,14 @@ fn receive(primary: &UnixStream) -> io::Result<Option<TcpStream>> {
     };
     // SAFETY: the system has just made this descriptor for this process.
     let connection = unsafe { net::TcpStream::from_raw_fd(descriptors[0]) };
+    // The copy is close-on-exec.
     #[cfg(target_vendor = "apple")]
-    nix::fcntl::fcntl(
-        &connection,
-        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
-    )?;
+    let connection = connection.try_clone()?;
     Ok(TcpStream::from_std(connection).ok())
 }
 
 #[cfg(not(target_vendor = "apple"))]
 const CLOSE_ON_EXEC: MsgFlags = MsgFlags::MSG_CMSG_CLOEXEC;
-/// There is no such flag. Between `recvmsg` and `fcntl`, a child could inherit the connection.
+/// There is no such flag. Until `try_clone`, a child can inherit the connection.
 #[cfg(target_vendor = "apple")]
 const CLOSE_ON_EXEC: MsgFlags = MsgFlags::empty();
