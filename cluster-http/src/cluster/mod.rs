@@ -172,6 +172,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn one_cluster_in_a_process() {
+        let _cluster = Cluster::listen("127.0.0.1:0").expect("the first");
+        let second = Cluster::listen("127.0.0.1:0").err().expect("no second");
+        let says = "cannot listen on 127.0.0.1:0: this process has a cluster already";
+        assert_eq!(second.to_string(), says);
+    }
+
+    #[tokio::test]
     async fn none_when_all_workers_have_exited() {
         let ((changes, _forks), (sender, events)) = (unbounded_channel(), unbounded_channel());
         let mut cluster = Cluster {

@@ -157,6 +157,8 @@ mod tests {
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
         let serve = round_robin.serve(&mut ours);
         let worker = async {
+            // `Worker::listen` a second time.
+            theirs.write_all(&[READY]).await.unwrap();
             let _first = net::TcpStream::connect(address).unwrap();
             theirs.read_u8().await.unwrap();
             let _last = net::TcpStream::connect(address).unwrap();

@@ -121,6 +121,36 @@ pub fn checks(suite: &Suite) {
         },
     );
 
+    let without_proc = "mount -t tmpfs none /proc && exec \"$0\" \"$@\"";
+    let below_unshare = move |command: &Command| {
+        let mut unshare = Command::new("unshare");
+        unshare
+            .args([
+                "--user",
+                "--map-root-user",
+                "--mount",
+                "sh",
+                "-c",
+                without_proc,
+            ])
+            .arg(command.get_program())
+            .stdin(Stdio::null());
+        unshare
+    };
+    let can_mount = below_unshare(&Command::new("true")).output();
+    suite
+        .only_if(
+            can_mount.is_ok_and(|output| output.status.success()),
+            "it needs unshare",
+        )
+        .rust("no_proc", move |command| {
+            let server = Server::start(below_unshare(&command), 1)?;
+            let old = server.workers();
+            server.program.signal(Signal::SIGHUP)?;
+            server.wait_for_replacements(&old)?;
+            server.shut_down()
+        });
+
     suite
         .only_if(has_ipv6, "there is no IPv6")
         .rust("port_after_a_colon", |command| {

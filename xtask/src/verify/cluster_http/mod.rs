@@ -8,6 +8,7 @@ mod restarts;
 mod rolling;
 mod round_robin;
 mod shutdown;
+mod terminal;
 
 // The files of this folder use these with `use super::*`.
 use super::prelude::*;
@@ -22,6 +23,7 @@ pub fn checks(suite: &Suite) {
     rolling::checks(&suite.group("rolling"));
     output::checks(&suite.group("output"));
     limits::checks(&suite.group("limits"));
+    terminal::checks(&suite.group("terminal"));
 }
 
 /// A second signal that comes sooner is ignored.

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use tempfile::tempfile;
+
 use super::*;
 use crate::harness::http::free_port;
 
@@ -42,6 +44,12 @@ pub fn checks(suite: &Suite) {
         thread::sleep(2 * SAME_SIGNAL);
         server.program.signal(Signal::SIGTERM)?;
         server.program.finish()?.ended_with_code(1)
+    });
+
+    // Without a handler, SIGXFSZ would kill it.
+    suite.rust("stdout_at_the_limit_of_a_file", |mut command| {
+        let limited = below_a_shell("ulimit -f 0", command.args(ONE_WORKER));
+        serves_on(start_on(limited, tempfile()?)?)
     });
 
     let has_device = Path::new("/dev/full").exists();

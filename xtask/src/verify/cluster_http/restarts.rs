@@ -3,6 +3,7 @@
 use std::os::fd::AsRawFd;
 
 use super::*;
+use crate::verify::hosts::HOSTS;
 
 pub fn checks(suite: &Suite) {
     suite.rust("killed_workers_under_load", |command| {
@@ -33,6 +34,61 @@ pub fn checks(suite: &Suite) {
         }
         ensure!(tally.slowest < Duration::from_secs(3), "{tally}");
         ensure!(tally.served > kills, "{tally}");
+        server.shut_down()
+    });
+
+    // One client ends a worker with each request, as fast as it can. The others lose what a dead
+    // worker held.
+    suite.check("poisonous_client", || {
+        const CLIENTS: usize = 8;
+        for workers in [1, 2, 4] {
+            let mut command = HOSTS.command("axum_service")?;
+            command.args(["--greeting", "hi", "127.0.0.1:0", &workers.to_string()]);
+            let server = Server::listening(start(command)?)?;
+            let load = Load::start(server.address, CLIENTS);
+            let (start, mut crashes) = (Instant::now(), 0);
+            while start.elapsed() < settings().load {
+                ensure!(server.connect()?.get_at("/abort").is_err(), "no crash");
+                crashes += 1;
+            }
+            let tally = load.stop();
+            eprintln!("{workers} workers, {crashes} crashes: {tally}");
+            ensure!(tally.failures.len() <= crashes * CLIENTS, "{tally:?}");
+            ensure!(tally.slowest < Duration::from_millis(1500), "{tally}");
+            ensure!(crashes > 10 && tally.served > crashes, "{tally}");
+            server.shut_down()?;
+        }
+        Ok(())
+    });
+
+    // The numbers are from 1 to the number of workers.
+    suite.check("ids", || {
+        let mut command = HOSTS.command("axum_service")?;
+        command.args(["--greeting", "hi", "127.0.0.1:0", "2"]);
+        let server = Server::listening(start(command)?)?;
+        let ask = |path| -> Result<String> { Ok(server.connect()?.get_at(path)?.body) };
+        let both = |what: &str| {
+            let mut missing = vec!["1", "2"];
+            wait_until(what, || {
+                let id = ask("/id")?;
+                ensure!(id == "1" || id == "2", "{id}");
+                missing.retain(|other| *other != id);
+                Ok(missing.is_empty())
+            })
+        };
+        both("both numbers")?;
+        for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+            let old: u32 = ask("/pid")?.parse()?;
+            signal_to(old, signal)?;
+            let exit = format!("Exit {{ pid: {old}, ");
+            server.program.wait_for_stderr(&exit)?;
+            both("both numbers after a death")?;
+        }
+        server.program.signal(Signal::SIGHUP)?;
+        wait_until("two replacements", || {
+            Ok(server.program.stderr().matches("Replaced").count() == 2)
+        })?;
+        both("both numbers after a rolling restart")?;
         server.shut_down()
     });
 

@@ -1,5 +1,7 @@
 //! Rolling restarts.
 
+use std::os::unix::fs::symlink;
+
 use super::*;
 
 pub fn checks(suite: &Suite) {
@@ -51,6 +53,33 @@ pub fn checks(suite: &Suite) {
         ensure!(!stdout.contains(" died\n"), "{stdout}");
         served_client(&server)?;
         server.shut_down()
+    });
+
+    suite.check("deployment_by_mv", || {
+        let deployed = Deployed::new()?;
+        let release = |number| deployed.replace_by_itself_after(&format!("echo {number} >&2;"));
+        deploys_under_load(&deployed, "./program", release)
+    });
+
+    // The old release is removed before the signal.
+    suite.check("deployment_by_symlink", || {
+        let deployed = Deployed::new()?;
+        let folder = deployed.folder.path();
+        let release = |number: usize| {
+            fs::create_dir(folder.join(number.to_string()))?;
+            if number > 0 {
+                deployed.replace_by_itself_after(&format!("echo {number} >&2;"))?;
+            }
+            fs::rename(deployed.path(), folder.join(format!("{number}/program")))?;
+            symlink(number.to_string(), folder.join("next"))?;
+            fs::rename(folder.join("next"), folder.join("current"))?;
+            if number > 0 {
+                fs::remove_dir_all(folder.join((number - 1).to_string()))?;
+            }
+            Ok(())
+        };
+        release(0)?;
+        deploys_under_load(&deployed, "current/program", release)
     });
 
     suite.check("broken_binary", || {
@@ -185,6 +214,31 @@ pub fn checks(suite: &Suite) {
         }
         Ok(())
     });
+}
+
+/// Brings new releases into service. Each says its number on stderr.
+fn deploys_under_load(
+    deployed: &Deployed,
+    path: &str,
+    release: impl Fn(usize) -> Result<()>,
+) -> Result<()> {
+    let mut command = Command::new(path);
+    command.current_dir(deployed.folder.path());
+    let server = Server::start(command, 1)?;
+    let load = Load::start(server.address, 8);
+    let (start, mut releases) = (Instant::now(), 0);
+    while releases == 0 || start.elapsed() < settings().load {
+        releases += 1;
+        release(releases)?;
+        let old = server.workers();
+        server.program.signal(Signal::SIGHUP)?;
+        server.wait_for_replacements(&old)?;
+        server.program.wait_for_stderr(&format!("{releases}\n"))?;
+    }
+    let tally = load.stop();
+    eprintln!("{releases} deployments: {tally}");
+    ensure!(tally.failures.is_empty(), "{tally:?}");
+    server.shut_down()
 }
 
 /// A rolling restart to such a program leaves all workers as they are.

@@ -27,6 +27,29 @@ pub fn checks(suite: &Suite) {
         shuts_down_as_a_group(command, Signal::SIGTERM)
     });
 
+    // As pm2 does. Workers leave these signals to the primary.
+    suite.rust("signals_to_every_process", |command| {
+        let server = Server::start(command, 2)?;
+        let mut in_flight = server.connect_many(8)?;
+        for client in &mut in_flight {
+            client.send("GET / HTTP/1.1\r\nHo")?;
+        }
+        let workers = server.workers();
+        for signal in [Signal::SIGHUP, Signal::SIGINT] {
+            for worker in &workers {
+                signal_to(*worker, signal)?;
+            }
+        }
+        server.program.signal(Signal::SIGINT)?;
+        server.wait_for_refusal()?;
+        for client in &mut in_flight {
+            client.send("st: a\r\n\r\n")?;
+            same("body", &hello().body, &client.answer()?.body)?;
+        }
+        drop(in_flight);
+        server.program.finish()?.ended_with_code(0)
+    });
+
     suite.check("sigterm_right_after_the_first_line", || {
         for _ in 0..10 {
             let mut command = CLUSTER_HTTP.rust_command();
