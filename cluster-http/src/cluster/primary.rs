@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
+use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::path::{self, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
