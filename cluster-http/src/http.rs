@@ -219,7 +219,7 @@ where
             tokio::select! {
                 biased;
                 () = served => {}
-                () = client_left(socket) => {}
+                _ = client_left(socket) => {}
                 // It fails when the server is dropped.
                 _ = server.wait_for(|_| false) => {}
             }
@@ -267,16 +267,22 @@ where
 
 /// Waits until the client has closed its side of the connection, and for a while has had nothing to
 /// read.
-async fn client_left(socket: &TcpStream) {
-    let mut has_left = false;
-    while !has_left {
-        // Ready when there is something to read, too. Then this looks once a second.
-        let closed = socket.ready(Interest::READABLE).await;
+async fn client_left(socket: &TcpStream) -> io::Result<()> {
+    loop {
+        // Also ready when there is something to read. Then this looks once a second, unless hyper
+        // has just read it.
+        let closed = socket.ready(Interest::READABLE).await?;
+        if closed.is_empty() {
+            continue;
+        }
         sleep(HALF_CLOSED_GRACE).await;
         // Both: ready at once.
-        let idle = socket.ready(Interest::READABLE | Interest::WRITABLE).await;
-        has_left = closed.is_ok_and(|ready| ready.is_read_closed())
-            && idle.is_ok_and(|ready| ready.is_writable());
+        let idle = socket
+            .ready(Interest::READABLE | Interest::WRITABLE)
+            .await?;
+        if closed.is_read_closed() && idle.is_writable() {
+            return Ok(());
+        }
     }
 }
 

@@ -137,16 +137,17 @@ pub fn listen(address: &str) -> io::Result<(Changes, Events)> {
 }
 
 impl Primary {
-    /// Starts the workers. A new one starts at once, and brings one restart with it. Those that are
-    /// not used are saved up, at most one for each worker. After that, one comes each 50 ms.
+    /// Starts the workers: a new one at once, and the replacements one each 50 ms. Restarts that
+    /// are not used are saved up, at most one for each worker. A new worker brings one with it.
     async fn start_workers(self: &Arc<Self>, mut changes: mpsc::UnboundedReceiver<Change>) {
         let (mut workers, mut exited, mut last) = (0, VecDeque::new(), Instant::now());
         while let Some(change) = changes.recv().await {
-            let id = match change {
+            let replaced = match change {
                 Change::Fork => exited.pop_front().unwrap_or_else(|| {
                     workers += 1;
                     last -= RESTART_EACH;
-                    Some(workers)
+                    self.add_task(self.clone().run_worker(workers));
+                    None
                 }),
                 Change::Leaves(id) => Some(id),
                 Change::Exited(id) => {
@@ -154,7 +155,7 @@ impl Primary {
                     None
                 }
             };
-            let Some(id) = id else {
+            let Some(id) = replaced else {
                 continue;
             };
             last = last.max(Instant::now() - RESTART_EACH * workers) + RESTART_EACH;

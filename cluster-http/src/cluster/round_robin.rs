@@ -1,6 +1,7 @@
 //! How connections reach the workers: the primary accepts each and sends it to the next free
 //! worker.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{self, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -17,6 +18,10 @@ use super::worker::{LEAVES, READY, REFUSED, send};
 
 /// How long a process without a free descriptor takes no connection.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// How many connections may be on their way to a worker. With two, it need not wait for the primary
+/// between them.
+const IN_FLIGHT: usize = 2;
 
 /// Listens on the first of the addresses that this machine has.
 pub fn bind(address: &str) -> io::Result<TcpListener> {
@@ -57,11 +62,11 @@ fn bind_to(address: SocketAddr) -> io::Result<TcpListener> {
 pub struct RoundRobin {
     /// The worker that has waited longest for this lock gets the next connection.
     queue: Mutex<Queue>,
-    give_back: mpsc::UnboundedSender<net::TcpStream>,
+    /// For connections that a worker has not taken.
+    sender: mpsc::UnboundedSender<net::TcpStream>,
 }
 
 struct Queue {
-    /// Connections that were sent to a worker, which has not taken them.
     given_back: mpsc::UnboundedReceiver<net::TcpStream>,
     /// `None` in a shutdown.
     listener: Option<TcpListener>,
@@ -71,44 +76,55 @@ struct Queue {
 impl RoundRobin {
     /// Accepts connections until `shutdown` becomes true, and then those that wait already.
     pub fn new(listener: TcpListener, shutdown: watch::Receiver<bool>) -> Self {
-        let (give_back, given_back) = mpsc::unbounded_channel();
+        let (sender, given_back) = mpsc::unbounded_channel();
         let queue = Mutex::new(Queue {
             given_back,
             listener: Some(listener),
             shutdown,
         });
-        Self { queue, give_back }
+        Self { queue, sender }
     }
 
-    /// Sends connections to a worker, each when it has taken the one before. Returns when the
-    /// worker has closed its socket, or the last connection of a shutdown was sent, and whether
-    /// the worker shuts down by itself.
+    /// Sends connections to a worker. Returns when the worker has closed its socket, or has taken
+    /// the last connection of a shutdown, and whether the worker shuts down by itself.
     pub async fn serve(&self, worker: &mut UnixStream) -> bool {
+        let mut sent = VecDeque::new();
         loop {
             let answer = select! {
                 biased;
                 answer = worker.read_u8() => answer,
-                next = self.next() => {
-                    let Some(connection) = next else {
-                        return false;
-                    };
-                    let answer = match send(worker, &connection) {
-                        // A worker that hangs stays here.
-                        Ok(_) => worker.read_u8().await,
-                        Err(_) => Ok(REFUSED),
-                    };
-                    if !matches!(answer, Ok(READY)) {
-                        // Another worker gets it.
-                        let _ = self.give_back.send(connection);
+                next = self.next(), if sent.len() < IN_FLIGHT => match next {
+                    Some(connection) if send(worker, &connection).is_ok() => {
+                        sent.push_back(connection);
+                        continue;
                     }
-                    answer
-                }
+                    Some(connection) => {
+                        self.give_back([connection]);
+                        sleep(PAUSE).await;
+                        continue;
+                    }
+                    None if sent.is_empty() => return false,
+                    None => worker.read_u8().await,
+                },
             };
             match answer {
-                Ok(READY) => {}
-                Ok(REFUSED) => sleep(PAUSE).await,
-                answer => return matches!(answer, Ok(LEAVES)),
+                Ok(READY) => drop(sent.pop_front()),
+                Ok(REFUSED) => {
+                    self.give_back(sent.pop_front());
+                    sleep(PAUSE).await;
+                }
+                answer => {
+                    self.give_back(sent);
+                    return matches!(answer, Ok(LEAVES));
+                }
             }
+        }
+    }
+
+    /// Another worker gets these connections.
+    fn give_back(&self, connections: impl IntoIterator<Item = net::TcpStream>) {
+        for connection in connections {
+            let _ = self.sender.send(connection);
         }
     }
 
@@ -133,7 +149,7 @@ impl RoundRobin {
         if let Some(Ok(listener)) = queue.listener.take().map(TcpListener::into_std) {
             while let Ok((connection, _)) = listener.accept() {
                 let _ = connection.set_nonblocking(true);
-                let _ = self.give_back.send(connection);
+                let _ = self.sender.send(connection);
             }
         }
         queue.given_back.try_recv().ok()
