@@ -54,8 +54,8 @@
 //! **How it works.** Each worker has a control socket to the primary on its stdin. The primary
 //! sends a connection with one byte, and the worker answers with one byte when it has taken it. If
 //! a worker dies, the connections that it has not taken go to another worker. A worker that hangs
-//! gets at most two more connections. When the primary exits or is killed, the socket closes and the worker
-//! shuts down.
+//! gets at most two. When the primary exits or is killed, the socket closes and the worker shuts
+//! down.
 //!
 //! **Unsafe code.** One call, which takes ownership of a descriptor that the socket has received.
 
