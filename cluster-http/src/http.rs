@@ -76,9 +76,9 @@ use tokio::time::{Sleep, sleep, timeout, timeout_at};
 /// that keeps its connections, make this longer than the proxy does (nginx: 60 seconds).
 pub const HEADERS_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long a client may take from the end of a request's headers to the end of its body. Then the
-/// response is 408, and the handler is dropped. If the response has begun, reading the body fails
-/// instead, and the connection is closed after the response. Node's `requestTimeout`.
+/// How long a client may take from the end of a request's headers to the end of its body. Then
+/// reading the body fails, and when the handler returns, the response is 408. If the response has
+/// begun, the connection is closed after it. Node's `requestTimeout`.
 pub const BODY_WITHIN: Duration = Duration::from_secs(300);
 
 /// How long a client may leave a response unread. Then its connection is closed. Linux only, which
@@ -170,7 +170,7 @@ where
             &(READ_WITHIN.as_millis() as u32),
         );
 
-        let (is_closing, mut server) = (closing.clone(), closing.clone());
+        let (is_closing, mut dropped) = (closing.clone(), closing.clone());
         let service = service_fn(|mut request: Request<Incoming>| async {
             request.extensions_mut().insert(client);
             let version = request.version();
@@ -192,6 +192,8 @@ where
         {
             let (read, write) = connection.split();
             let socket = write.as_ref();
+            let has_written = AtomicBool::new(false);
+            let write = Writer(socket, &has_written);
             let http = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADERS_WITHIN)
@@ -200,7 +202,7 @@ where
                 .half_close(true)
                 // For a small response, one buffer costs less than a list of two.
                 .writev(false)
-                .serve_connection(TokioIo::new(join(read, Writer(socket))), service);
+                .serve_connection(TokioIo::new(join(read, write)), service);
             let mut http = pin!(http);
             // Errors are ignored: the client has got 400 or 431, or has closed the connection.
             let served = async {
@@ -219,12 +221,12 @@ where
             tokio::select! {
                 biased;
                 () = served => {}
-                _ = client_left(socket) => {}
+                _ = client_left(socket, &has_written) => {}
                 // It fails when the server is dropped.
-                _ = server.wait_for(|_| false) => {}
+                _ = dropped.wait_for(|_| false) => {}
             }
         }
-        // hyper leaves it open after an error.
+        // [`Writer`] has left it open.
         let _ = connection.shutdown().await;
         let _ = timeout(LINGER, copy(&mut connection, &mut sink())).await;
     }
@@ -244,7 +246,8 @@ where
         let expected = request.headers().get(EXPECT).map(HeaderValue::as_bytes);
         if let (Version::HTTP_11, Some(expected)) = (request.version(), expected) {
             let is_100 = expected.eq_ignore_ascii_case(b"100-continue");
-            // hyper sends `100 Continue` once the body is polled. A handler might never do that.
+            // hyper sends `100 Continue` once the body is polled and this task waits. A handler might
+            // do neither.
             let poll = |cx: &mut Context| Poll::Ready(Pin::new(request.body_mut()).poll_frame(cx));
             if let (false, _) | (_, Poll::Ready(Some(_))) = (is_100, poll_fn(poll).await) {
                 return Err(StatusCode::EXPECTATION_FAILED);
@@ -265,29 +268,32 @@ where
     }
 }
 
-/// Waits until the client has closed its side of the connection, and for a while has had nothing to
-/// read.
-async fn client_left(socket: &TcpStream) -> io::Result<()> {
+/// Waits until the client has closed its side of the connection, and for a while has been sent
+/// nothing and has had nothing to read.
+async fn client_left(socket: &TcpStream, has_written: &AtomicBool) -> io::Result<()> {
     loop {
         // Also ready when there is something to read. Then this looks once a second, unless hyper
         // has just read it.
-        let closed = socket.ready(Interest::READABLE).await?;
-        if closed.is_empty() {
+        let before = socket.ready(Interest::READABLE).await?;
+        if before.is_empty() {
             continue;
         }
+        has_written.store(false, Ordering::Relaxed);
         sleep(HALF_CLOSED_GRACE).await;
-        // Both: ready at once.
-        let idle = socket
+        // READABLE is still set, so this does not wait.
+        let now = socket
             .ready(Interest::READABLE | Interest::WRITABLE)
             .await?;
-        if closed.is_read_closed() && idle.is_writable() {
+        let has_written = has_written.load(Ordering::Relaxed);
+        if before.is_read_closed() && now.is_writable() && !has_written {
             return Ok(());
         }
     }
 }
 
-/// tokio's own write half could not be shared with [`client_left`].
-struct Writer<'a>(&'a TcpStream);
+/// Writes to the socket, and notes that. tokio's own write half could not be shared with
+/// [`client_left`].
+struct Writer<'a>(&'a TcpStream, &'a AtomicBool);
 
 impl AsyncWrite for Writer<'_> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context, data: &[u8]) -> Poll<io::Result<usize>> {
@@ -295,7 +301,10 @@ impl AsyncWrite for Writer<'_> {
             ready!(self.0.poll_write_ready(cx))?;
             match self.0.try_write(data) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                written => return Poll::Ready(written),
+                written => {
+                    self.1.store(true, Ordering::Relaxed);
+                    return Poll::Ready(written);
+                }
             }
         }
     }
@@ -304,6 +313,7 @@ impl AsyncWrite for Writer<'_> {
         Poll::Ready(Ok(()))
     }
 
+    /// The server does this, after the last unread data.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -318,7 +328,7 @@ impl AsyncWrite for Writer<'_> {
 ///
 /// Reading fails when the client leaves, and with `TimedOut` after [`BODY_WITHIN`].
 pub struct Body {
-    /// `Some` until dropped.
+    /// `None` after the time limit.
     rest: Option<Incoming>,
     deadline: Pin<Box<Sleep>>,
     is_late: Arc<AtomicBool>,
@@ -338,6 +348,7 @@ impl hyper::body::Body for Body {
         };
         if frame.is_pending() && self.deadline.as_mut().poll(cx).is_ready() {
             self.is_late.store(true, Ordering::Relaxed);
+            self.rest = None;
             return Poll::Ready(Some(Err(ErrorKind::TimedOut.into())));
         }
         frame.map_err(io::Error::other)
@@ -378,6 +389,29 @@ mod tests {
 
     const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n";
+
+    /// A body of twelve parts.
+    #[derive(Default)]
+    struct Slow(u8, Option<Pin<Box<Sleep>>>);
+
+    impl hyper::body::Body for Slow {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let pause = self
+                .1
+                .get_or_insert_with(|| Box::pin(sleep(HALF_CLOSED_GRACE / 4)));
+            ready!(pause.as_mut().poll(cx));
+            self.0 += 1;
+            self.1 = None;
+            let part = Frame::data(Bytes::from("part"));
+            Poll::Ready((self.0 <= 12).then_some(Ok(part)))
+        }
+    }
 
     /// Both ends of a connection.
     async fn pair() -> (TcpStream, TcpStream) {
@@ -503,6 +537,18 @@ mod tests {
             sleep(HALF_CLOSED_GRACE / 10).await;
         }
         assert!(received > length, "{received}");
+    }
+
+    /// Each part comes soon, but all of them take longer.
+    #[tokio::test]
+    async fn stream_for_a_half_closed_client() {
+        let server = create_server(async |_| Response::new(Slow::default()));
+        let (mut client, connection) = pair().await;
+        server.serve(connection);
+        client.write_all(GET.as_bytes()).await.unwrap();
+        client.shutdown().await.unwrap();
+        let answer = answer(client).await;
+        assert!(answer.ends_with("\r\n0\r\n\r\n"), "{answer}");
     }
 
     #[tokio::test]

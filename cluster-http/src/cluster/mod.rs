@@ -8,8 +8,6 @@
 //! cargo add tokio@1 --features io-util,macros,net,process,rt-multi-thread,signal,sync,time
 //! ```
 //!
-//! nix 0.31 or later.
-//!
 //! The program is started once, as the primary, and starts itself again for each worker, with the
 //! same arguments. [`worker()`] returns `None` in the primary. The part of `main` before that call
 //! runs in each worker, too.
@@ -45,8 +43,8 @@
 //!
 //! **Signals.** In the primary, [`Cluster::listen`] installs handlers. SIGTERM and SIGINT shut the
 //! cluster down gracefully; then [`Cluster::next_event`] returns `None`. SIGHUP starts a rolling
-//! restart. In a worker, SIGTERM shuts that worker down gracefully. A signal that was ignored
-//! before, for instance SIGHUP by `nohup`, is handled, too.
+//! restart, or a graceful shutdown if the terminal has been closed. In a worker, SIGTERM shuts that worker down gracefully. A signal that was ignored
+//! before is handled, too. With `nohup`, every SIGHUP is a rolling restart.
 //!
 //! **Descriptors.** Each connection needs one in its worker. The process's limit is not
 //! raised.
@@ -57,7 +55,8 @@
 //! gets at most two. When the primary exits or is killed, the socket closes and the worker shuts
 //! down.
 //!
-//! **Unsafe code.** One call, which takes ownership of a descriptor that the socket has received.
+//! **Unsafe code.** Two calls: one takes ownership of a descriptor that the socket has received, the
+//! other asks whether SIGHUP is ignored.
 
 // A program may need only a part of this.
 #![allow(dead_code)]
@@ -69,7 +68,7 @@ mod worker;
 use std::process::ExitStatus;
 use std::{fmt, io};
 
-use primary::{Change, Changes, Events};
+use primary::{Change, ChangeSender, EventReceiver};
 #[allow(unused_imports)]
 pub use worker::{Worker, worker};
 
@@ -78,11 +77,12 @@ pub use worker::{Worker, worker};
 pub enum Event {
     /// The first worker is ready: Node's `'listening'`. Clients connect to this `host:port`.
     Listening(String),
-    /// A worker has exited or was killed: Node's `'exit'`.
+    /// A worker has exited or was killed: Node's `'exit'`. Not for a worker that was replaced, and
+    /// not in a shutdown.
     Exit { pid: u32, status: ExitStatus },
     /// A rolling restart has replaced this worker.
     Replaced { pid: u32 },
-    /// A worker could not be started. The text is one line.
+    /// A worker could not be started, or a rolling restart has stopped. The text is one line.
     Warning(String),
 }
 
@@ -100,8 +100,8 @@ impl fmt::Display for Event {
 /// A cluster, in its primary. When this is dropped, the workers shut down gracefully; when the
 /// runtime is dropped, they are killed.
 pub struct Cluster {
-    changes: Changes,
-    events: Events,
+    changes: ChangeSender,
+    events: EventReceiver,
     /// How many more workers were forked than have exited.
     workers: usize,
 }
@@ -122,11 +122,10 @@ impl Cluster {
         let (changes, events) = primary::listen(address).map_err(|error| {
             io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
         })?;
-        let workers = 0;
         Ok(Self {
             changes,
             events,
-            workers,
+            workers: 0,
         })
     }
 

@@ -10,10 +10,6 @@ use std::time::Duration;
 use std::{env, io, mem, ptr};
 
 use nix::libc;
-use nix::sys::signal::{
-    SigSet,
-    Signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM},
-};
 use nix::sys::stat::fstat;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -34,7 +30,7 @@ const READY_WITHIN: Duration = Duration::from_secs(10);
 /// How long to wait after a worker that was never ready.
 const FAILURE_PAUSE: Duration = Duration::from_secs(2);
 
-/// How often a worker that has exited is replaced.
+/// The time between two restarts, when no saved one is left.
 const RESTART_EACH: Duration = Duration::from_millis(50);
 
 /// How long a new worker has to live before a rolling restart goes on.
@@ -46,25 +42,25 @@ const SHUTDOWN_WITHIN: Duration = Duration::from_secs(15);
 /// A second signal within this time is ignored: the command `timeout` sends its signal twice.
 const SAME_SIGNAL: Duration = Duration::from_millis(100);
 
-/// What decides when a worker starts, and its id.
+/// What [`Primary::start_workers`] has to know.
 pub enum Change {
     /// The program wants one more worker.
     Fork,
-    /// This worker shuts down by itself. Its replacement starts now.
+    /// This worker shuts down because of SIGTERM. Its replacement starts now.
     Leaves(u32),
     /// A worker has exited. `Fork` replaces this one, or nothing if it has its replacement.
     Exited(Option<u32>),
 }
 
-pub type Changes = mpsc::UnboundedSender<Change>;
-pub type Events = mpsc::UnboundedReceiver<io::Result<Event>>;
+pub type ChangeSender = mpsc::UnboundedSender<Change>;
+pub type EventReceiver = mpsc::UnboundedReceiver<io::Result<Event>>;
 
 /// What the tasks of the primary share.
 struct Primary {
     program: PathBuf,
     address: String,
     connections: RoundRobin,
-    changes: Changes,
+    changes: ChangeSender,
     events: mpsc::UnboundedSender<io::Result<Event>>,
     /// Set when the first worker is ready.
     listening: OnceLock<()>,
@@ -88,12 +84,10 @@ struct Worker {
 }
 
 /// [`super::Cluster::listen`].
-pub fn listen(address: &str) -> io::Result<(Changes, Events)> {
+pub fn listen(address: &str) -> io::Result<(ChangeSender, EventReceiver)> {
     static CLUSTER: OnceLock<()> = OnceLock::new();
     let listener = bind(address)?;
     let local = listener.local_addr()?;
-    // The parent may have blocked these signals.
-    SigSet::from_iter([SIGTERM, SIGINT, SIGHUP, SIGCHLD]).thread_unblock()?;
     // If the parent ignores it, no child could be waited for. The handler stays.
     drop(signal(SignalKind::child())?);
     let ends_with_terminal = has_terminal() && !ignores_hangup();
@@ -129,7 +123,7 @@ pub fn listen(address: &str) -> io::Result<(Changes, Events)> {
             // The `Cluster` has been dropped.
             () = primary.events.closed() => {}
             () = primary.restart_at_hangup(hangup, ends_with_terminal) => {}
-            () = primary.start_workers(next_changes) => {}
+            () = primary.start_workers(next_changes) => unreachable!("it has a sender itself"),
         }
         primary.shut_down(terminate, interrupt).await;
     });
@@ -137,15 +131,17 @@ pub fn listen(address: &str) -> io::Result<(Changes, Events)> {
 }
 
 impl Primary {
-    /// Starts the workers: a new one at once, and the replacements one each 50 ms. Restarts that
-    /// are not used are saved up, at most one for each worker. A new worker brings one with it.
+    /// Starts the workers: a new one at once, and one replacement each 50 ms. Restarts that are not
+    /// used are saved up (a token bucket): a new worker brings one, and there is never more than one
+    /// for each worker.
     async fn start_workers(self: &Arc<Self>, mut changes: mpsc::UnboundedReceiver<Change>) {
-        let (mut workers, mut exited, mut last) = (0, VecDeque::new(), Instant::now());
+        let (mut workers, mut exited, mut paid_until) = (0, VecDeque::new(), Instant::now());
         while let Some(change) = changes.recv().await {
+            // `None`: there is nothing to replace.
             let replaced = match change {
                 Change::Fork => exited.pop_front().unwrap_or_else(|| {
                     workers += 1;
-                    last -= RESTART_EACH;
+                    paid_until -= RESTART_EACH;
                     self.add_task(self.clone().run_worker(workers));
                     None
                 }),
@@ -158,10 +154,10 @@ impl Primary {
             let Some(id) = replaced else {
                 continue;
             };
-            last = last.max(Instant::now() - RESTART_EACH * workers) + RESTART_EACH;
+            paid_until = paid_until.max(Instant::now() - RESTART_EACH * workers) + RESTART_EACH;
             // A sleep of no length takes a millisecond.
-            if last > Instant::now() {
-                sleep_until(last).await;
+            if paid_until > Instant::now() {
+                sleep_until(paid_until).await;
             }
             self.add_task(self.clone().run_worker(id));
         }
@@ -180,20 +176,23 @@ impl Primary {
     /// Starts a worker, again until it is ready, and supervises it until it has exited.
     async fn run_worker(self: Arc<Self>, id: u32) {
         let mut shutdown = self.shutdown.subscribe();
-        loop {
-            let started = select! {
-                biased;
-                started = self.start(id) => started,
-                _ = shutdown.wait_for(|shuts_down| *shuts_down) => return,
-            };
-            let event = match started {
-                Ok(worker) => return self.supervise(worker).await,
-                Err(error) if self.listening.get().is_none() => Err(error),
-                Err(error) => Ok(Event::Warning(error.to_string())),
-            };
-            self.announce(event);
-            sleep(FAILURE_PAUSE).await;
-        }
+        let start = async {
+            loop {
+                match self.start(id).await {
+                    Ok(worker) => return worker,
+                    Err(error) if self.listening.get().is_none() => self.announce(Err(error)),
+                    Err(error) => self.announce(Ok(Event::Warning(error.to_string()))),
+                }
+                sleep(FAILURE_PAUSE).await;
+            }
+        };
+        let worker = select! {
+            biased;
+            // If both are ready, the worker gets a graceful shutdown.
+            worker = start => worker,
+            _ = shutdown.wait_for(|shuts_down| *shuts_down) => return,
+        };
+        self.supervise(worker).await;
     }
 
     /// Starts a worker, and waits until it is ready.
@@ -204,20 +203,27 @@ impl Primary {
             io::Error::new(error.kind(), format!("cannot start {program}: {error}"))
         })?;
         let pid = worker.pid;
-        let ready = timeout(READY_WITHIN, worker.control.read_u8()).await;
-        if matches!(ready, Ok(Ok(READY))) {
-            if self.listening.set(()).is_ok() {
-                self.announce(Ok(Event::Listening(self.address.clone())));
+        let ready = async {
+            match worker.control.read_u8().await {
+                Ok(READY) => Ok(()),
+                _ => Err(worker.child.wait().await.unwrap_or_default()),
             }
-            self.workers.send_modify(|workers| workers.push((id, pid)));
-            return Ok(worker);
-        }
-        let _ = worker.child.kill().await;
-        let status = worker.child.wait().await.unwrap_or_default();
-        Err(io::Error::other(match ready {
-            Err(_) => format!("worker {pid} was not ready within {READY_WITHIN:?}"),
-            Ok(_) => format!("worker {pid} exited before it was ready ({status})"),
-        }))
+        };
+        let error = match timeout(READY_WITHIN, ready).await {
+            Ok(Ok(())) => {
+                if self.listening.set(()).is_ok() {
+                    self.announce(Ok(Event::Listening(self.address.clone())));
+                }
+                self.workers.send_modify(|workers| workers.push((id, pid)));
+                return Ok(worker);
+            }
+            Ok(Err(status)) => format!("worker {pid} exited before it was ready ({status})"),
+            Err(_) => {
+                let _ = worker.child.kill().await;
+                format!("worker {pid} was not ready within {READY_WITHIN:?}")
+            }
+        };
+        Err(io::Error::other(error))
     }
 
     /// Starts the process of a worker, with its control socket.
@@ -246,7 +252,7 @@ impl Primary {
         let (id, pid) = (worker.id, worker.pid);
         let (leaves, is_replaced) = select! {
             leaves = self.connections.serve(&mut worker.control) => (leaves, false),
-            () = self.is_replaced(id, pid) => (false, true),
+            () = self.until_replaced(id, pid) => (false, true),
         };
         if leaves {
             let _ = self.changes.send(Change::Leaves(id));
@@ -283,21 +289,22 @@ impl Primary {
 
     /// Replaces all workers, one after the other.
     async fn rolling_restart(self: &Arc<Self>) -> io::Result<()> {
-        // Workers that start now may run the old program.
+        // Wait for the workers that start now: they may run the old program.
         drop(self.starts.write().await);
+        // The newest one of each id.
         let workers: BTreeMap<_, _> = self.workers.borrow().iter().copied().collect();
         for (id, old) in workers {
             let worker = select! {
                 biased;
                 // Its replacement runs the new program.
-                () = self.has_exited(old) => continue,
+                () = self.until_exited(old) => continue,
                 worker = self.start(id) => worker?,
             };
             let new = worker.pid;
             self.add_task(self.clone().supervise(worker));
-            let trial = async { join!(sleep(TRIAL), self.has_exited(old)) };
+            let trial = async { join!(sleep(TRIAL), self.until_exited(old)) };
             select! {
-                () = self.has_exited(new) => {
+                () = self.until_exited(new) => {
                     return Err(io::Error::other(format!("worker {new} has died")));
                 }
                 _ = trial => {}
@@ -307,14 +314,14 @@ impl Primary {
     }
 
     /// Waits until a newer worker has this worker's id.
-    async fn is_replaced(&self, id: u32, pid: u32) {
+    async fn until_replaced(&self, id: u32, pid: u32) {
         let mut workers = self.workers.subscribe();
         let newest = |all: &Vec<(u32, u32)>| all.iter().rfind(|worker| worker.0 == id).copied();
         let _ = workers.wait_for(|all| newest(all) != Some((id, pid))).await;
     }
 
     /// Waits until this worker has exited.
-    async fn has_exited(&self, pid: u32) {
+    async fn until_exited(&self, pid: u32) {
         let mut workers = self.workers.subscribe();
         let exited = |all: &Vec<(u32, u32)>| all.iter().all(|worker| worker.1 != pid);
         let _ = workers.wait_for(exited).await;
@@ -324,7 +331,8 @@ impl Primary {
     async fn shut_down(&self, mut terminate: Signal, mut interrupt: Signal) {
         // The workers get the last connections. Then their control sockets are closed.
         self.shutdown.send_replace(true);
-        // They answer their requests, and exit.
+        // They answer their requests, and exit. Those that are left are killed, because their tasks
+        // are dropped.
         let mut tasks = mem::take(&mut *self.tasks.lock().expect("as above"));
         let all_exited = async { while tasks.join_next().await.is_some() {} };
         let second_signal = async {
@@ -337,13 +345,13 @@ impl Primary {
             }
         };
         select! {
-            _ = timeout(SHUTDOWN_WITHIN, all_exited) => return,
-            () = second_signal => {}
+            _ = timeout(SHUTDOWN_WITHIN, all_exited) => {}
+            () = second_signal => {
+                tasks.shutdown().await;
+                let error = io::Error::other("ended at once by a second signal");
+                let _ = self.events.send(Err(error));
+            }
         }
-        // Those that are left are killed.
-        tasks.shutdown().await;
-        let error = io::Error::other("ended at once by a second signal");
-        let _ = self.events.send(Err(error));
     }
 
     fn announce(&self, event: io::Result<Event>) {
@@ -366,7 +374,7 @@ fn program() -> PathBuf {
     }
 }
 
-/// Whether this process has a controlling terminal.
+/// Whether this process has a controlling terminal, or that is unknown.
 fn has_terminal() -> bool {
     let error = File::open("/dev/tty").err();
     error.and_then(|error| error.raw_os_error()) != Some(libc::ENXIO)

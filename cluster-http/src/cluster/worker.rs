@@ -1,7 +1,7 @@
 //! The worker's side, and what goes over the control socket.
 //!
-//! The primary sends one connection at a time, with a byte, and closes its direction when the
-//! worker has to shut down. The worker sends the bytes below.
+//! The primary sends connections, each with a byte, and closes the socket when the worker has to shut
+//! down. The worker sends the bytes below.
 
 use std::env;
 use std::fs::File;
@@ -10,7 +10,11 @@ use std::net;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, RawFd};
 
 use nix::cmsg_space;
-use nix::sys::signal::{SigSet, Signal::SIGTTOU};
+use nix::errno::Errno::EMFILE;
+use nix::sys::signal::{
+    SigSet,
+    Signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTOU},
+};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use nix::sys::stat::fstat;
 use nix::unistd::{dup2_stdin, write};
@@ -18,7 +22,7 @@ use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The worker is ready for the next connection, and has taken the one before.
+/// The worker has taken a connection. The first of these bytes only says that it is ready.
 pub const READY: u8 = b'r';
 /// It had no descriptor for the connection.
 pub const REFUSED: u8 = b'n';
@@ -42,7 +46,7 @@ pub struct Worker {
 /// This process as a worker, or `None` in the primary: Node's `cluster.isWorker`.
 ///
 /// Blocks SIGTTOU in this thread, so a terminal with `stty tostop` does not stop what it writes in
-/// the background. In a worker, replaces stdin by `/dev/null`, and SIGINT and SIGHUP do nothing from
+/// the background, and unblocks the signals that a cluster handles. In a worker, replaces stdin by `/dev/null`, and SIGINT and SIGHUP do nothing from
 /// now on: they are for the primary, but some tools send them to every process.
 ///
 /// # Errors
@@ -54,9 +58,14 @@ pub struct Worker {
 /// Outside a tokio runtime.
 pub fn worker() -> io::Result<Option<Worker>> {
     SigSet::from(SIGTTOU).thread_block()?;
+    // The parent may have blocked these.
+    SigSet::from_iter([SIGTERM, SIGINT, SIGHUP, SIGCHLD]).thread_unblock()?;
     let inode = fstat(io::stdin())?.st_ino.to_string();
     let variable = env::var(VARIABLE).unwrap_or_default();
-    let Some((id, _)) = variable.split_once(':').filter(|(_, of)| *of == inode) else {
+    let Some((id, _)) = variable
+        .split_once(':')
+        .filter(|(_, socket)| *socket == inode)
+    else {
         return Ok(None);
     };
     let stdin = io::stdin().as_fd().try_clone_to_owned()?;
@@ -104,8 +113,9 @@ impl Worker {
                     self.answer(READY);
                     return Some(connection);
                 }
-                Ok(None) => self.answer(REFUSED),
-                Err(_) => break,
+                Ok(None) => break,
+                // No descriptor is left.
+                Err(_) => self.answer(REFUSED),
             }
         }
         self.primary = None;
@@ -129,8 +139,8 @@ pub fn send(socket: &UnixStream, connection: &net::TcpStream) -> nix::Result<usi
     sendmsg::<()>(socket, &byte, &rights, MsgFlags::empty(), None)
 }
 
-/// Receives a connection from the primary; `None` if this process has no descriptor left for it.
-/// Fails when the socket has ended.
+/// Receives a connection from the primary; `None` when the socket has ended. Fails if this process
+/// has no descriptor left.
 fn receive(primary: &UnixStream) -> io::Result<Option<TcpStream>> {
     let mut byte = [0];
     let mut data = [IoSliceMut::new(&mut byte)];
@@ -138,19 +148,19 @@ fn receive(primary: &UnixStream) -> io::Result<Option<TcpStream>> {
     let primary = primary.as_raw_fd();
     let message = recvmsg::<()>(primary, &mut data, Some(&mut space), CLOSE_ON_EXEC)?;
     if message.bytes == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+        return Ok(None);
     }
     // `cmsgs` fails if the descriptor was left out.
     let first = message.cmsgs().ok().and_then(|mut all| all.next());
     let Some(ControlMessageOwned::ScmRights(descriptors)) = first else {
-        return Ok(None);
+        return Err(EMFILE.into());
     };
     // SAFETY: the system has just made this descriptor for this process.
     let connection = unsafe { net::TcpStream::from_raw_fd(descriptors[0]) };
     // The copy is close-on-exec.
     #[cfg(target_vendor = "apple")]
     let connection = connection.try_clone()?;
-    Ok(TcpStream::from_std(connection).ok())
+    TcpStream::from_std(connection).map(Some)
 }
 
 #[cfg(not(target_vendor = "apple"))]

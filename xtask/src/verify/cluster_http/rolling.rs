@@ -83,13 +83,18 @@ pub fn checks(suite: &Suite) {
     });
 
     suite.check("broken_binary", || {
-        old_workers_stay("exit 7", 2, "exited before it was ready (exit status: 7)")
+        old_workers_stay(
+            "exec <&-; sleep 0.2; exit 7",
+            2,
+            "exited before it was ready (exit status: 7)",
+        )
     });
 
     // It is never ready, and does not end by itself.
+    // It has time to say why.
     suite.check("new_worker_closes_its_socket", || {
-        let script = "exec </dev/null; exec sleep 1000";
-        old_workers_stay(script, 1, "exited before it was ready (signal: 9")
+        let script = "exec </dev/null; sleep 0.2; exit 7";
+        old_workers_stay(script, 1, "exited before it was ready (exit status: 7)")
     });
 
     // It is killed after ten seconds.
