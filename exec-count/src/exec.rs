@@ -792,6 +792,27 @@ mod tests {
         assert!(start.elapsed() < Duration::from_secs(30));
     }
 
+    /// Its id may become that of another group.
+    #[tokio::test]
+    async fn ended_group_is_forgotten() {
+        let error = failure("echo $$; exec sleep 60", &milliseconds(500)).await;
+        let id = error.stdout.to_string().trim().to_owned();
+        let is_known = || {
+            let ending = ENDING.lock().unwrap();
+            ending.iter().any(|(_, group)| group.id.to_string() == id)
+        };
+        let ended = Instant::now();
+        while is_known() {
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert!(ended.elapsed() < GRACE, "{:?}", ended.elapsed());
+        let notes = NOTES.as_ref().unwrap();
+        let mut text = vec![0; notes.metadata().unwrap().len() as usize];
+        notes.read_exact_at(&mut text, 0).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(!text.split_whitespace().any(|word| word == id), "{text}");
+    }
+
     #[tokio::test]
     async fn cwd() {
         let options = |cwd: &str| Options {
