@@ -38,6 +38,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
+use std::future::pending;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -237,16 +238,21 @@ async fn collect(
             let _ = pipe.write_all(input).await;
         }
         group.stdin = None;
-        Ok(())
+        pending().await
     };
-    let ended = async {
-        // All at the same time: otherwise the command could block on one of its pipes.
+    // All at the same time: otherwise the command could block on one of its pipes.
+    let read = async {
         tokio::try_join!(
-            feed,
             fill(stdout, &mut group.stdout, options.max_buffer, "stdout"),
             fill(stderr, &mut group.stderr, options.max_buffer, "stderr"),
         )?;
         child.wait().await.map_err(Cause::Io)
+    };
+    let ended = async {
+        tokio::select! {
+            ended = read => ended,
+            never = feed => never,
+        }
     };
     let limit = options.timeout.unwrap_or(Duration::MAX);
     match timeout(limit, ended).await.unwrap_or(Err(Cause::Timeout)) {
@@ -657,6 +663,19 @@ mod tests {
         }
         let output = exec("cat; echo end", &input("")).await.unwrap();
         assert_eq!(output.stdout.to_string(), "end\n");
+    }
+
+    /// A process in the background has stdin open, and does not read it.
+    #[tokio::test]
+    async fn input_that_nobody_reads() {
+        let options = Options {
+            timeout: Some(Duration::from_secs(20)),
+            ..input([b'a'; 1_000_000])
+        };
+        let command = "exec 9<&0; sleep 60 <&9 >/dev/null 2>&1 & echo $!";
+        let output = exec(command, &options).await.unwrap();
+        let sleep = output.stdout.to_string().trim().parse().unwrap();
+        kill(Pid::from_raw(sleep), Signal::SIGKILL).unwrap();
     }
 
     /// The command ignores SIGTERM, and would take the part that it has got for all.
