@@ -355,7 +355,8 @@ impl Running {
         };
         let id = group.id;
         let _ = killpg(id, first_signal);
-        // Many programs take a second SIGTERM for "at once".
+        // From now on the guard only waits, and sends SIGKILL: many programs take a second SIGTERM
+        // for "at once".
         write_note(group.note.0, "0", id);
         let mut ending = ENDING.lock().expect(NO_PANIC);
         ending.push((Instant::now(), group));
@@ -385,7 +386,7 @@ fn kill_what_is_left() {
 }
 
 /// The guard: it waits for the end of its stdin, which is the end of this process. Then it ends the
-/// groups in its stdout, the file of [`NOTES`].
+/// groups that stand in the file of [`NOTES`], its descriptor 1. It prints nothing.
 const GUARD_SCRIPT: &str = r#"
     trap '' HUP INT TERM
     PATH=$PATH:/usr/bin:/bin

@@ -25,7 +25,7 @@ fn write_line(out: impl AsFd, line: impl Display) -> Result<()> {
     let line = format!("{line}\n");
     let mut rest = line.as_bytes();
     while !rest.is_empty() {
-        // Node makes its pipes non-blocking, for every process that shares them.
+        // A Node process makes a pipe that it shares with this one non-blocking.
         let room = PollFd::new(out.as_fd(), PollFlags::POLLOUT);
         let _ = poll(&mut [room], PollTimeout::NONE);
         match write(&out, rest) {

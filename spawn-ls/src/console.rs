@@ -28,7 +28,7 @@ fn write_line(out: impl AsFd, line: impl Display) -> Result<()> {
     writeln!(text, "{line}")?;
     let mut rest = text.as_bytes();
     while !rest.is_empty() {
-        // Node makes its pipes non-blocking, for every process that shares them.
+        // A Node process makes a pipe that it shares with this one non-blocking.
         let room = PollFd::new(out.as_fd(), PollFlags::POLLOUT);
         let _ = poll(&mut [room], PollTimeout::NONE);
         match write(&out, rest) {

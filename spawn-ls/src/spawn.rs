@@ -27,7 +27,7 @@
 //! }
 //! ```
 //!
-//! Unsafe code: an empty `pre_exec`. With it, a script without a `#!` line runs, too.
+//! Unsafe code: an empty `pre_exec`. With it, a script without a `#!` line runs, too (with glibc).
 
 // A program may need only a part of this file.
 #![allow(dead_code)]
@@ -124,8 +124,8 @@ pub fn spawn(command: &mut Command) -> io::Result<ChildProcess> {
         .stderr(Stdio::piped());
     let mut started = command.spawn();
     if matches!(&started, Err(error) if error.raw_os_error() == Some(Errno::ENOEXEC as i32)) {
-        // A script without a `#!` line. After a `pre_exec`, the standard library uses `execvp`,
-        // which has the shell run such a script. Node always uses it.
+        // A script without a `#!` line. After a `pre_exec`, the standard library uses `execvp`, as
+        // Node does. With glibc, this has the shell run such a script.
         // SAFETY: the closure does nothing.
         started = unsafe { command.pre_exec(|| Ok(())) }.spawn();
     }
@@ -170,8 +170,11 @@ impl ChildProcess {
             return Ok(Some(Event::Stderr(Data(&self.chunk))));
         }
         let status = self.child.wait().await?;
-        let last_events = [Event::Exit(status), Event::Close(status)];
-        let event = last_events.into_iter().nth(self.last_events);
+        let event = match self.last_events {
+            0 => Some(Event::Exit(status)),
+            1 => Some(Event::Close(status)),
+            _ => None,
+        };
         self.last_events += 1;
         Ok(event)
     }
@@ -200,14 +203,14 @@ impl ChildProcess {
     async fn gather(&mut self, wait: Duration) -> io::Result<()> {
         let mut deadline = Instant::now();
         while self.is_open() && self.stdout.has_room() && self.stderr.has_room() {
-            let has_event = self.has_event();
+            let had_event = self.has_event();
             tokio::select! {
                 read = self.stdout.read() => read?,
                 read = self.stderr.read() => read?,
                 status = self.child.wait(), if self.id().is_some() => { status?; }
-                () = sleep_until(deadline), if has_event => break,
+                () = sleep_until(deadline), if had_event => break,
             }
-            if !has_event {
+            if !had_event {
                 deadline = Instant::now() + wait;
             }
         }
