@@ -1,5 +1,5 @@
-//! Runs shell commands at the same time, and labels each line of their output:
-//! `concurrently COMMAND...`. When a command fails, and at Ctrl-C, all are ended.
+//! Runs shell commands at the same time, labels each line of their output, and ends all when one
+//! fails: `concurrently COMMAND...`. Ctrl-C ends them, too.
 
 #[path = "../spawn.rs"]
 mod spawn;

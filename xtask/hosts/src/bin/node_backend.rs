@@ -1,6 +1,6 @@
-//! An HTTP service with a Node child: `node_backend SCRIPT`. Each request becomes a message to the
-//! child, and the child's answer becomes the response. Several requests wait at the same time. A
-//! child that ends is replaced. Prints its address.
+//! An HTTP service with a Node child that is replaced when it ends: `node_backend SCRIPT`. Each
+//! request becomes a message to the child, and the child's answer becomes the response. Several
+//! requests wait at the same time. Prints its address.
 
 #[path = "../ipc.rs"]
 mod ipc;
