@@ -25,11 +25,10 @@ fn write_line(out: impl AsFd, line: impl Display) -> Result<()> {
     let line = format!("{line}\n");
     let mut rest = line.as_bytes();
     while !rest.is_empty() {
-        // A Node process makes a pipe that it shares with this one non-blocking.
-        let room = PollFd::new(out.as_fd(), PollFlags::POLLOUT);
-        let _ = poll(&mut [room], PollTimeout::NONE);
+        let mut room = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
         match write(&out, rest) {
-            Err(Errno::EAGAIN) => {}
+            // A Node process makes a pipe that it shares with this one non-blocking.
+            Err(Errno::EAGAIN) => _ = poll(&mut room, PollTimeout::NONE),
             written => rest = &rest[written?..],
         }
     }
