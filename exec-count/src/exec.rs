@@ -1006,6 +1006,8 @@ mod tests {
             while ENDING.lock().unwrap().is_empty() {
                 sleep(Duration::from_millis(1)).await;
             }
+            // The command handles its signal meanwhile: two at once would be handled as one.
+            sleep(Duration::from_millis(300)).await;
         };
         let no_output = bytes(0);
         tokio::select! {
