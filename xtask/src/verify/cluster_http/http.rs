@@ -40,6 +40,8 @@ pub fn checks(suite: &Suite) {
                 expected.body.clear();
             }
             same(&format!("answer to {method} {path}"), &expected, &answer)?;
+            // A body that belongs to no answer would be taken for the next one.
+            same("the next answer", &hello(), &client.get()?)?;
         }
         for method in ["POST", "PUT"] {
             let mut client = server.connect()?;
