@@ -232,6 +232,13 @@ pub fn checks(suite: &Suite) {
             step("1000", script)?.finish()?.ended_with("", code)?;
         }
 
+        // Nothing is lost at its end.
+        for _ in 0..10 {
+            let output = step("1000", "echo a")?.finish()?;
+            same("stdout", "a\n", &output.stdout()[..])?;
+            output.ended_with_code(0)?;
+        }
+
         // Its output comes before its end.
         let gates = Gates::new()?;
         let script = format!("echo a; echo b >&2; {}; exit 7", gates.wait(1));

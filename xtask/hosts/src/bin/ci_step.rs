@@ -77,17 +77,19 @@ async fn step(mut command: Command, mut log: File) -> io::Result<ExitStatus> {
 
 /// Prints and logs the output until 'exit', or if that has been, until 'close'.
 async fn forward(child: &mut ChildProcess, log: &mut File) -> io::Result<ExitStatus> {
+    // `flush` waits only for what the same value has written.
+    let (mut out, mut err) = (stdout(), stderr());
     while let Some(event) = child.next_event().await? {
         match event {
             Event::Stdout(data) => {
                 log.write_all(&data)?;
-                stdout().write_all(&data).await?;
-                stdout().flush().await?;
+                out.write_all(&data).await?;
+                out.flush().await?;
             }
             Event::Stderr(data) => {
                 log.write_all(&data)?;
-                stderr().write_all(&data).await?;
-                stderr().flush().await?;
+                err.write_all(&data).await?;
+                err.flush().await?;
             }
             Event::Exit(status) | Event::Close(status) => return Ok(status),
         }
