@@ -43,8 +43,9 @@
 //!
 //! **Signals.** In the primary, [`Cluster::listen`] installs handlers. SIGTERM and SIGINT shut the
 //! cluster down gracefully; then [`Cluster::next_event`] returns `None`. SIGHUP starts a rolling
-//! restart, or a graceful shutdown if the terminal has been closed. In a worker, SIGTERM shuts that worker down gracefully. A signal that was ignored
-//! before is handled, too. With `nohup`, every SIGHUP is a rolling restart.
+//! restart, or a graceful shutdown if the terminal has been closed. In a worker, SIGTERM shuts that
+//! worker down gracefully. A signal that was ignored before is handled, too. With `nohup`, every
+//! SIGHUP is a rolling restart.
 //!
 //! **Descriptors.** Each connection needs one in its worker. The process's limit is not
 //! raised.
