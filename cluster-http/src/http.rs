@@ -246,8 +246,8 @@ where
         let expected = request.headers().get(EXPECT).map(HeaderValue::as_bytes);
         if let (Version::HTTP_11, Some(expected)) = (request.version(), expected) {
             let is_100 = expected.eq_ignore_ascii_case(b"100-continue");
-            // hyper sends `100 Continue` once the body is polled and this task waits. A handler might
-            // do neither.
+            // hyper sends `100 Continue` once the body is polled and this task waits. A handler
+            // might do neither.
             let poll = |cx: &mut Context| Poll::Ready(Pin::new(request.body_mut()).poll_frame(cx));
             if let (false, _) | (_, Poll::Ready(Some(_))) = (is_100, poll_fn(poll).await) {
                 return Err(StatusCode::EXPECTATION_FAILED);

@@ -555,8 +555,8 @@ mod tests {
         }
     }
 
-    /// A command whose descriptor 9 is a pipe, and a task that waits until this many of these commands
-    /// have written a line, and returns the read end. The pipe ends when all processes of the
+    /// A command whose descriptor 9 is a pipe, and a task that waits until this many of these
+    /// commands have written a line, and returns the read end. The pipe ends when all processes of the
     /// commands have ended.
     async fn with_pipe(
         name: &str,

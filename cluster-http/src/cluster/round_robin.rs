@@ -85,8 +85,8 @@ impl RoundRobin {
         Self { queue, sender }
     }
 
-    /// Sends connections to a worker, until it has closed its socket or has taken the last connection
-    /// of a shutdown. Returns whether it shuts down because of SIGTERM.
+    /// Sends connections to a worker, until it has closed its socket or has taken the last
+    /// connection of a shutdown. Returns whether it shuts down because of SIGTERM.
     pub async fn serve(&self, worker: &mut UnixStream) -> bool {
         let mut sent = VecDeque::new();
         loop {

@@ -1,7 +1,7 @@
 //! The worker's side, and what goes over the control socket.
 //!
-//! The primary sends connections, each with a byte, and closes the socket when the worker has to shut
-//! down. The worker sends the bytes below.
+//! The primary sends connections, each with a byte, and closes the socket when the worker has to
+//! shut down. The worker sends the bytes below.
 
 use std::env;
 use std::fs::File;
@@ -46,8 +46,9 @@ pub struct Worker {
 /// This process as a worker, or `None` in the primary: Node's `cluster.isWorker`.
 ///
 /// Blocks SIGTTOU in this thread, so a terminal with `stty tostop` does not stop what it writes in
-/// the background, and unblocks the signals that a cluster handles. In a worker, replaces stdin by `/dev/null`, and SIGINT and SIGHUP do nothing from
-/// now on: they are for the primary, but some tools send them to every process.
+/// the background, and unblocks the signals that a cluster handles. In a worker, replaces stdin by
+/// `/dev/null`, and SIGINT and SIGHUP do nothing from now on: they are for the primary, but some
+/// tools send them to every process.
 ///
 /// # Errors
 ///

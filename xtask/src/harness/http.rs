@@ -76,7 +76,8 @@ impl Client {
         self.answer_to("GET")
     }
 
-    /// Reads the answer to a request with this method. An answer to HEAD has no body: what follows is left unread.
+    /// Reads the answer to a request with this method. An answer to HEAD has no body: what follows
+    /// is left unread.
     pub fn answer_to(&mut self, method: &str) -> io::Result<Answer> {
         let status = self.line()?;
         let status = status.split(' ').nth(1).and_then(|code| code.parse().ok());

@@ -128,8 +128,8 @@ impl Sweep {
             env::set_var("TMPDIR", &folder);
         }
         FOLDER.get_or_init(|| folder);
-        // The programs inherit no more than in a terminal. A shell can redirect only to the first ten
-        // descriptors, and the channel of fork-ipc has to be one of them.
+        // The programs inherit no more than in a terminal. A shell can redirect only to the first
+        // ten descriptors, and the channel of fork-ipc has to be one of them.
         for number in 3..10 {
             // SAFETY: it is used for one system call, which fails if the descriptor is not open.
             let inherited = unsafe { BorrowedFd::borrow_raw(number) };
