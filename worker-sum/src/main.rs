@@ -67,7 +67,7 @@ fn worker_thread(worker_data: &WorkerData, parent_port: &ParentPort<u128>) -> Re
 
     // Simulate a CPU-intensive task
     let mut counter = 0;
-    // for i in 0..num (as an integer: `end`), shared with the other workers
+    // for i in 0..num, shared with the other workers. `end` is `num` as an integer.
     for i in share::numbers(&worker_data.next, end) {
         // Without `black_box`, the compiler would replace the loop with a formula.
         counter += u128::from(black_box(i));

@@ -1,4 +1,4 @@
-//! What cluster-http costs, with one worker.
+//! What cluster-http costs, with one worker unless the row says another number.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ pub const GROUPS: &[Group] = &[
     Group {
         rows: &[cost("cluster-http: start to first answer", "ms")],
         rounds: 11,
-        sample: |who| Ok(vec![start(who)?.1]),
+        sample: |who| Ok(vec![start(who, 1)?.1]),
     },
     Group {
         rows: &[
@@ -30,21 +30,28 @@ pub const GROUPS: &[Group] = &[
         ],
         rounds: 5,
         sample: |who| {
-            let (server, _) = start(who)?;
-            let (requests, cpu) = load(&server, true)?;
-            Ok(vec![requests, cpu, memory(worker(&server))?])
+            let (server, _) = start(who, 1)?;
+            let Load { rate, cpu, .. } = load(&server, true)?;
+            Ok(vec![rate, cpu, memory(worker(&server))?])
         },
     },
     Group {
         rows: &[
             rate("cluster-http: new connections", "/s"),
             cost("cluster-http: server CPU for a new connection", "µs"),
+            cost("cluster-http: primary's CPU for a new connection", "µs"),
         ],
         rounds: 5,
-        sample: |who| {
-            let (connections, cpu) = load(&start(who)?.0, false)?;
-            Ok(vec![connections, cpu])
-        },
+        sample: |who| new_connections(who, 1),
+    },
+    Group {
+        rows: &[
+            rate("cluster-http: new connections, 64 workers", "/s"),
+            cost("cluster-http: server CPU for one, 64 workers", "µs"),
+            cost("cluster-http: primary's CPU for one, 64 workers", "µs"),
+        ],
+        rounds: 3,
+        sample: |who| new_connections(who, 64),
     },
     Group {
         rows: &[cost(
@@ -73,11 +80,27 @@ const LOAD: Duration = Duration::from_secs(1);
 const IDLE: rlim_t = 10_000;
 
 /// Starts the server. Returns it with the milliseconds until its first answer.
-fn start(who: Who) -> Result<(Server, f64)> {
+fn start(who: Who, workers: usize) -> Result<(Server, f64)> {
     let began = Instant::now();
-    let server = Server::starting(program(who, &CLUSTER_HTTP), 1)?;
+    let server = Server::starting(program(who, &CLUSTER_HTTP), workers)?;
     wait_for_answer(&server)?;
     Ok((server, milliseconds(began.elapsed())))
+}
+
+/// The baseline is one process, with any number of workers.
+fn new_connections(who: Who, workers: usize) -> Result<Vec<f64>> {
+    let (server, _) = start(who, workers)?;
+    if who == Who::Baseline {
+        let Load { rate, cpu, .. } = load(&server, false)?;
+        return Ok(vec![rate, cpu, f64::NAN]);
+    }
+    server.wait_for_workers(workers)?;
+    let Load {
+        rate,
+        cpu,
+        of_primary,
+    } = load(&server, false)?;
+    Ok(vec![rate, cpu, of_primary])
 }
 
 /// Sends requests until there is an answer. After some time without one, as happens with Node, it
@@ -100,24 +123,35 @@ fn worker(server: &Server) -> u32 {
     children(primary).first().copied().unwrap_or(primary)
 }
 
-/// The CPU time of the primary and its worker.
+/// The CPU time of the primary and its workers.
 fn cpu_of(server: &Server) -> Result<Duration> {
     let primary = server.program.pid();
     let processes = children(primary).into_iter().chain([primary]);
     processes.map(cpu_time).sum()
 }
 
-/// Answers a second, and the microseconds of the server's CPU time for each, under clients that
-/// keep their connections, or open a new one for each request.
+/// What a load has measured.
+struct Load {
+    /// Answers a second.
+    rate: f64,
+    /// The CPU time of the server for an answer, in microseconds.
+    cpu: f64,
+    /// The part of the primary.
+    of_primary: f64,
+}
+
+/// Sends requests, from clients that keep their connections, or open a new one for each request.
 #[tokio::main(flavor = "current_thread")]
-async fn load(server: &Server, keep: bool) -> Result<(f64, f64)> {
+async fn load(server: &Server, keep: bool) -> Result<Load> {
     let address = server.address;
     let mut first = TcpStream::connect(address).await?;
     first.write_all(GET.as_bytes()).await?;
     // An answer arrives in one piece, and all have the same length.
     let length = first.read(&mut [0; 4096]).await?;
 
-    let (cpu, began) = (cpu_of(server)?, Instant::now());
+    let primary = server.program.pid();
+    let (cpu, of_primary) = (cpu_of(server)?, cpu_time(primary)?);
+    let began = Instant::now();
     let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
         clients.spawn(async move {
@@ -139,17 +173,19 @@ async fn load(server: &Server, keep: bool) -> Result<(f64, f64)> {
     while let Some(client) = clients.join_next().await {
         answers += client??;
     }
-    let (elapsed, cpu) = (began.elapsed(), cpu_of(server)? - cpu);
     let answers = f64::from(answers);
-    Ok((
-        answers / elapsed.as_secs_f64(),
-        cpu.as_secs_f64() * 1e6 / answers,
-    ))
+    let rate = answers / began.elapsed().as_secs_f64();
+    let each = |time: Duration| time.as_secs_f64() * 1e6 / answers;
+    Ok(Load {
+        rate,
+        cpu: each(cpu_of(server)? - cpu),
+        of_primary: each(cpu_time(primary)? - of_primary),
+    })
 }
 
 /// The baseline is the start of a bare server: it replaces no worker.
 fn death_to_answer(who: Who) -> Result<f64> {
-    let (server, first_answer) = start(who)?;
+    let (server, first_answer) = start(who, 1)?;
     if who == Who::Baseline {
         return Ok(first_answer);
     }
@@ -167,7 +203,7 @@ fn idle(who: Who) -> Result<Vec<f64>> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let limit = most.min(IDLE + OTHERS);
     setrlimit(Resource::RLIMIT_NOFILE, limit, most)?;
-    let (server, _) = start(who)?;
+    let (server, _) = start(who, 1)?;
     let worker = worker(&server);
     let before = memory(worker)?;
     let mut clients = Vec::new();

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Error, Result, ensure};
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 use tokio::try_join;
 
 use super::{Group, Who, cost, milliseconds, on_one_cpu, program, rate, start};
@@ -50,6 +51,23 @@ pub const GROUPS: &[Group] = &[
         ],
         rounds: 5,
         sample: |who| Ok(vec![parents_memory(who)?, childs_memory(who)?]),
+    },
+    Group {
+        rows: &[
+            cost("fork-ipc: a message of 30 MB, one string", "s"),
+            cost("fork-ipc: a message of 30 MB, a million objects", "s"),
+        ],
+        rounds: 3,
+        sample: |who| {
+            let string = "a".repeat(30_000_000);
+            let objects: Vec<_> = (0..1_000_000)
+                .map(|id| json!({ "id": id, "name": "abcdef" }))
+                .collect();
+            Ok(vec![
+                print(who, json!(string))?,
+                print(who, json!(objects))?,
+            ])
+        },
     },
 ];
 
@@ -154,6 +172,24 @@ fn exchange_with_baseline(how: How, count: u32) -> Result<f64> {
             Ok::<_, Error>(asking.join().expect("it does not panic")?)
         })?,
     }
+    Ok(began.elapsed().as_secs_f64())
+}
+
+/// A run of a parent that receives this message and prints it, in seconds.
+fn print(who: Who, message: Value) -> Result<f64> {
+    if who == Who::Baseline {
+        return Ok(f64::NAN);
+    }
+    let file = NamedTempFile::new()?;
+    writeln!(&file, "{message}")?;
+    let mut command = program(who, &FORK_IPC);
+    command
+        .args(["sh", "-c", r#"cat "$0" >&"$NODE_CHANNEL_FD""#])
+        .arg(file.path());
+    let began = Instant::now();
+    let (parent, lines) = start(command)?;
+    ensure!(lines.count() > 0, "it has printed nothing");
+    parent.finish()?.ended_with_code(0)?;
     Ok(began.elapsed().as_secs_f64())
 }
 
