@@ -66,15 +66,16 @@
 use std::env;
 use std::fmt::Display;
 use std::future::Future;
-use std::io::{self, BufRead, BufReader, Read, Take, Write};
+use std::io::{self, Write};
 use std::mem::take;
 use std::net::Shutdown;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::pin::Pin;
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -83,7 +84,9 @@ use nix::unistd::{self, Pid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{
+    AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, ReadBuf, Take,
+};
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::{self, Command};
 use tokio::signal::unix::SignalKind;
@@ -296,11 +299,7 @@ impl Channel {
         loop {
             // Other tasks get their turn, however fast the messages come.
             tokio::task::consume_budget().await;
-            match self.reader.read_until(b'\n', &mut self.line) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.reader.get_ref().get_ref().pipe.readable().await?;
-                    continue;
-                }
+            match self.reader.read_until(b'\n', &mut self.line).await {
                 // The other side has ended without reading all that was sent to it.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
                 read => _ = read?,
@@ -341,19 +340,28 @@ impl Channel {
 
 /// The receiving side of a socket. For tokio it is a pipe: it would wake the reader of a socket also
 /// each time the other side has received something, because there is room to send.
+///
+/// After a short read, tokio waits for more without a second read. A read from a socket also ends
+/// behind a handle, but there the other side waits for an answer.
 struct Incoming {
     pipe: Receiver,
     /// No more comes than what is there.
     is_complete: bool,
 }
 
-impl Read for Incoming {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        match self.is_complete {
-            false => self.pipe.try_read(bytes),
-            // tokio may not know yet what is there.
-            true => Ok(unistd::read(&self.pipe, bytes).unwrap_or(0)),
+impl AsyncRead for Incoming {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context,
+        bytes: &mut ReadBuf,
+    ) -> Poll<io::Result<()>> {
+        if !self.is_complete {
+            return Pin::new(&mut self.pipe).poll_read(cx, bytes);
         }
+        // tokio may not know yet what is there.
+        let read = unistd::read(&self.pipe, bytes.initialize_unfilled());
+        bytes.advance(read.unwrap_or(0));
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -450,7 +458,6 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::pin::pin;
     use std::process::{Stdio, exit};
-    use tokio::io::AsyncReadExt;
     use tokio::task::{spawn_blocking, yield_now};
 
     /// A channel, and its other end as a bare socket.
