@@ -79,6 +79,11 @@ impl Client {
     /// Reads the answer to a request with this method. An answer to HEAD has no body: what follows
     /// is left unread.
     pub fn answer_to(&mut self, method: &str) -> io::Result<Answer> {
+        let read = self.read_answer(method);
+        read.map_err(|error| io::Error::new(error.kind(), format!("no whole answer: {error}")))
+    }
+
+    fn read_answer(&mut self, method: &str) -> io::Result<Answer> {
         let status = self.line()?;
         let status = status.split(' ').nth(1).and_then(|code| code.parse().ok());
         let mut answer = Answer {

@@ -71,7 +71,8 @@ impl Example {
     /// Its command. Its stdin is a pipe that stays open and to which nothing is written.
     pub fn rust_command(&self) -> Command {
         let mut command = Command::new(self.program());
-        command.stdin(Stdio::piped());
+        // A user may have set this. No output depends on it.
+        command.stdin(Stdio::piped()).env("RUST_BACKTRACE", "1");
         command
     }
 

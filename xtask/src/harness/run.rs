@@ -202,7 +202,6 @@ pub fn start_on(mut command: impl BorrowMut<Command>, stdout: impl Into<Stdio>) 
         .env(MARK, &mark[MARK.len() + 1..])
         // The checks compare the system's messages, so these must be in English.
         .env("LC_ALL", "C")
-        .env("RUST_BACKTRACE", "1")
         .env_remove("FORCE_COLOR")
         .env_remove("NODE_OPTIONS")
         .stdout(stdout)
