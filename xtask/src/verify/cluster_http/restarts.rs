@@ -108,7 +108,7 @@ pub fn checks(suite: &Suite) {
     // It is started again and again, and the other one serves.
     suite.check("worker_never_ready", || {
         let (deployed, server) = Deployed::serve(2)?;
-        deployed.replace_by("exit 7")?;
+        deployed.spoil("exit 7;")?;
         let old = server.workers();
         signal_to(old[0], Signal::SIGKILL)?;
         wait_until("three warnings", || {
@@ -118,7 +118,7 @@ pub fn checks(suite: &Suite) {
         })?;
         same("workers", &old[1..], &server.workers())?;
         served_client(&server)?;
-        deployed.replace_by_itself()?;
+        deployed.repair()?;
         server.wait_for_workers(2)?;
         server.shut_down()
     });

@@ -106,11 +106,11 @@ pub fn checks(suite: &Suite) {
     suite.check("new_worker_dies", || {
         let (deployed, server) = Deployed::serve(3)?;
         let old = server.workers();
-        deployed.replace_by_itself_after("(sleep 0.3; kill -9 $$) &")?;
+        deployed.spoil("(sleep 0.3; kill -9 $$) &")?;
         server.program.signal(Signal::SIGHUP)?;
         let stopped = " has died\n";
         server.program.wait_for_stderr(stopped)?;
-        deployed.replace_by_itself()?;
+        deployed.repair()?;
         server.wait_for_workers(3)?;
         let stderr = server.program.stderr();
         same("restarts stopped", &1, &stderr.matches(stopped).count())?;
