@@ -354,7 +354,8 @@ mod tests {
         let gather = shell.gather(Duration::from_millis(200));
         let gathered = timeout(LIMIT, gather).await;
         gathered.expect("the wait ends").unwrap();
-        assert!(shell.stdout.data.len() > 1);
+        let data = &shell.stdout.data;
+        assert!(data.len() > 1, "only {data:?}");
     }
 
     /// More than the pipes hold, written and read at the same time.

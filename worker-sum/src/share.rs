@@ -79,6 +79,8 @@ mod tests {
             threads.map(|thread| thread.join().unwrap()).concat()
         });
         taken.sort_unstable();
+        let (count, last) = (taken.len(), taken.last().copied());
+        assert_eq!((count, last), (99_997, Some(99_999)));
         assert!(taken.into_iter().eq(3..100_000));
     }
 
@@ -89,15 +91,21 @@ mod tests {
         assert_eq!(one.next(), Some(0));
         assert_eq!(other.next(), Some(10));
         // A 64th of the 621 numbers that are left, rounded down.
-        assert!(one.take(18).eq((1..10).chain(19..28)));
-        assert!(numbers(&next, 640).eq(28..640));
-        assert!(other.eq(11..19));
+        assert_eq!(
+            Vec::from_iter(one.take(18)),
+            Vec::from_iter((1..10).chain(19..28))
+        );
+        assert_eq!(Vec::from_iter(numbers(&next, 640)), Vec::from_iter(28..640));
+        assert_eq!(Vec::from_iter(other), Vec::from_iter(11..19));
     }
 
     #[test]
     fn last_numbers() {
         let next = AtomicU64::new(u64::MAX - 2);
-        assert!(numbers(&next, u64::MAX).eq([u64::MAX - 2, u64::MAX - 1]));
+        assert_eq!(
+            Vec::from_iter(numbers(&next, u64::MAX)),
+            [u64::MAX - 2, u64::MAX - 1]
+        );
         assert_eq!(next.into_inner(), u64::MAX);
     }
 }
