@@ -514,6 +514,20 @@ mod tests {
         is_noticed(&(head.to_owned() + &"x".repeat(50_000))).await;
     }
 
+    /// It leaves a part of the response unread, so the system resets the connection.
+    #[tokio::test]
+    async fn client_that_resets() {
+        let server = create_server(async |_| Response::new("x".repeat(20_000_000)));
+        let (mut client, connection) = pair().await;
+        server.serve(connection);
+        client.write_all(GET.as_bytes()).await.unwrap();
+        client.read_exact(&mut [0; 10]).await.unwrap();
+        drop(client);
+        let left = Instant::now();
+        soon(server.close()).await;
+        assert!(left.elapsed() < REQUEST_GRACE);
+    }
+
     /// Each response comes within the grace, and the last one is long.
     #[tokio::test]
     async fn half_closed_client() {
