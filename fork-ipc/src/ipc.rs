@@ -646,7 +646,7 @@ mod tests {
 
     /// More than the channel holds.
     fn long() -> String {
-        "x".repeat(1 << 20)
+        "x".repeat(2 << 20)
     }
 
     #[tokio::test]
