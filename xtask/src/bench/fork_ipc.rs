@@ -181,7 +181,7 @@ fn print(who: Who, message: Value) -> Result<f64> {
         return Ok(f64::NAN);
     }
     let file = NamedTempFile::new()?;
-    writeln!(&file, "{message}")?;
+    (&file).write_all(format!("{message}\n").as_bytes())?;
     let mut command = program(who, &FORK_IPC);
     command
         .args(["sh", "-c", r#"cat "$0" >&"$NODE_CHANNEL_FD""#])
