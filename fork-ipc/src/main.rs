@@ -26,7 +26,7 @@ async fn parent(program: &OsStr, args: &[OsString]) -> Result<()> {
     command.args(args);
     let mut child = fork(command)?;
 
-    // If this fails, the child has ended, but it may have sent something first.
+    // If this fails, the channel is closed, but the child may have sent something first.
     let _ = child.send(&json!({ "hello": "world" })).await;
 
     let mut answered = false;
