@@ -66,10 +66,11 @@ mod primary;
 mod round_robin;
 mod worker;
 
+use std::collections::VecDeque;
 use std::process::ExitStatus;
 use std::{fmt, io};
 
-use primary::{Change, ChangeSender, EventReceiver};
+use primary::{EventReceiver, StartSender};
 #[allow(unused_imports)]
 pub use worker::{Worker, worker};
 
@@ -78,9 +79,16 @@ pub use worker::{Worker, worker};
 pub enum Event {
     /// The first worker is ready: Node's `'listening'`. Clients connect to this `host:port`.
     Listening(String),
-    /// A worker has exited or was killed: Node's `'exit'`. Not for a worker that was replaced, and
-    /// not in a shutdown.
-    Exit { pid: u32, status: ExitStatus },
+    /// A worker has exited or was killed: Node's `'exit'`. Not for a worker that was replaced by a
+    /// rolling restart, and not in a shutdown.
+    Exit {
+        pid: u32,
+        /// Node's `worker.id`.
+        id: u32,
+        status: ExitStatus,
+        /// It has shut down because of SIGTERM. Its replacement was started when that began.
+        is_replaced: bool,
+    },
     /// A rolling restart has replaced this worker.
     Replaced { pid: u32 },
     /// A worker could not be started, or a rolling restart has stopped. The text is one line.
@@ -91,7 +99,7 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Listening(address) => write!(f, "listening on http://{address}/"),
-            Self::Exit { pid, status } => write!(f, "worker {pid} exited ({status})"),
+            Self::Exit { pid, status, .. } => write!(f, "worker {pid} exited ({status})"),
             Self::Replaced { pid } => write!(f, "worker {pid} replaced"),
             Self::Warning(text) => f.write_str(text),
         }
@@ -101,10 +109,13 @@ impl fmt::Display for Event {
 /// A cluster, in its primary. When this is dropped, the workers shut down gracefully; when the
 /// runtime is dropped, they are killed.
 pub struct Cluster {
-    changes: ChangeSender,
+    starts: StartSender,
     events: EventReceiver,
-    /// How many more workers were forked than have exited.
-    workers: usize,
+    /// The workers have the ids from 1 to this.
+    ids: u32,
+    /// One for each worker that has exited: what `fork` starts for it, which is nothing if it has
+    /// been replaced.
+    exited: VecDeque<Option<u32>>,
 }
 
 impl Cluster {
@@ -120,25 +131,30 @@ impl Cluster {
     ///
     /// Outside a tokio runtime.
     pub fn listen(address: &str) -> io::Result<Self> {
-        let (changes, events) = primary::listen(address).map_err(|error| {
+        let (starts, events) = primary::listen(address).map_err(|error| {
             io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
         })?;
         Ok(Self {
-            changes,
+            starts,
             events,
-            workers: 0,
+            ids: 0,
+            exited: VecDeque::new(),
         })
     }
 
     /// Starts a worker: Node's `cluster.fork()`. It replaces the worker that exited first, and has
     /// its id. After many exits it waits: one worker starts each 50 ms.
     ///
-    /// If that worker has shut down because of SIGTERM, this does nothing: its replacement was
-    /// started when it began to shut down.
+    /// If that worker has been replaced already, this does nothing: see [`Event::Exit`].
     pub fn fork(&mut self) {
-        self.workers += 1;
-        // It fails when the cluster is shutting down.
-        let _ = self.changes.send(Change::Fork);
+        let id = self.exited.pop_front().unwrap_or_else(|| {
+            self.ids += 1;
+            Some(self.ids)
+        });
+        if let Some(id) = id {
+            // It fails when the cluster is shutting down.
+            let _ = self.starts.send(id);
+        }
     }
 
     /// Waits for the next event. `None` when the cluster has been shut down, or as many workers
@@ -151,12 +167,15 @@ impl Cluster {
     /// When a worker fails to start before any is ready, or after a second signal, which kills the
     /// workers. Do not call this again after an error.
     pub async fn next_event(&mut self) -> io::Result<Option<Event>> {
-        if self.workers == 0 {
+        if self.exited.len() == self.ids as usize {
             return Ok(None);
         }
         let event = self.events.recv().await.transpose()?;
-        if let Some(Event::Exit { .. }) = event {
-            self.workers -= 1;
+        if let Some(Event::Exit {
+            id, is_replaced, ..
+        }) = event
+        {
+            self.exited.push_back((!is_replaced).then_some(id));
         }
         Ok(event)
     }
@@ -164,6 +183,7 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
     use std::time::Duration;
 
     use tokio::sync::mpsc::unbounded_channel;
@@ -180,19 +200,42 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn none_when_all_workers_have_exited() {
-        let ((changes, _forks), (sender, events)) = (unbounded_channel(), unbounded_channel());
+    async fn forks_and_exits() {
+        let ((starts, mut started), (sender, events)) = (unbounded_channel(), unbounded_channel());
         let mut cluster = Cluster {
-            changes,
+            starts,
             events,
-            workers: 0,
+            ids: 0,
+            exited: VecDeque::new(),
         };
-        for pid in [1, 2] {
+        let exit = |id, is_replaced| {
+            let (pid, status) = (id, ExitStatus::default());
+            let exit = Event::Exit {
+                id,
+                pid,
+                status,
+                is_replaced,
+            };
+            sender.send(Ok(exit)).unwrap();
+        };
+        for _ in 0..3 {
             cluster.fork();
-            let status = ExitStatus::default();
-            sender.send(Ok(Event::Exit { pid, status })).unwrap();
         }
-        for is_some in [true, true, false] {
+        exit(2, false);
+        exit(3, true);
+        for _ in 0..2 {
+            cluster.next_event().await.unwrap().expect("an exit");
+        }
+        // The first is for worker 2, the second for worker 3, and the last for a new one.
+        for _ in 0..3 {
+            cluster.fork();
+        }
+        let starts: Vec<_> = iter::from_fn(|| started.try_recv().ok()).collect();
+        assert_eq!(starts, [1, 2, 3, 2, 4]);
+        for id in 1..=4 {
+            exit(id, false);
+        }
+        for is_some in [true, true, true, true, false] {
             let event = timeout(Duration::from_secs(20), cluster.next_event());
             let event = event.await.expect("it does not wait").expect("no error");
             assert_eq!(event.is_some(), is_some);

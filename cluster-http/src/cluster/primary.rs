@@ -1,6 +1,6 @@
 //! The primary: it starts the workers, replaces them, and shuts them down.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -42,17 +42,8 @@ const SHUTDOWN_WITHIN: Duration = Duration::from_secs(15);
 /// A second signal within this time is ignored: the command `timeout` sends its signal twice.
 const SAME_SIGNAL: Duration = Duration::from_millis(100);
 
-/// What [`Primary::start_workers`] has to know.
-pub enum Change {
-    /// The program wants one more worker.
-    Fork,
-    /// This worker shuts down because of SIGTERM. Its replacement starts now.
-    Leaves(u32),
-    /// A worker has exited. `Fork` replaces this one, or nothing if it has its replacement.
-    Exited(Option<u32>),
-}
-
-pub type ChangeSender = mpsc::UnboundedSender<Change>;
+/// For the ids of the workers that have to start.
+pub type StartSender = mpsc::UnboundedSender<u32>;
 pub type EventReceiver = mpsc::UnboundedReceiver<io::Result<Event>>;
 
 /// What the tasks of the primary share.
@@ -60,12 +51,12 @@ struct Primary {
     program: PathBuf,
     address: String,
     connections: RoundRobin,
-    changes: ChangeSender,
+    starts: StartSender,
     events: mpsc::UnboundedSender<io::Result<Event>>,
     /// Set when the first worker is ready.
     listening: OnceLock<()>,
     /// Read-locked while a worker starts.
-    starts: RwLock<()>,
+    starting: RwLock<()>,
     /// The workers that were ready and have not exited: their ids and process ids, the newest last.
     /// Where two have the same id, the older one has to shut down.
     workers: watch::Sender<Vec<(u32, u32)>>,
@@ -84,7 +75,7 @@ struct Worker {
 }
 
 /// [`super::Cluster::listen`].
-pub fn listen(address: &str) -> io::Result<(ChangeSender, EventReceiver)> {
+pub fn listen(address: &str) -> io::Result<(StartSender, EventReceiver)> {
     static CLUSTER: OnceLock<()> = OnceLock::new();
     let listener = bind(address)?;
     let local = listener.local_addr()?;
@@ -96,7 +87,7 @@ pub fn listen(address: &str) -> io::Result<(ChangeSender, EventReceiver)> {
     let hangup = signal(SignalKind::hangup())?;
     let second = |()| io::Error::other("this process has a cluster already");
     CLUSTER.set(()).map_err(second)?;
-    let (changes, next_changes) = mpsc::unbounded_channel();
+    let (starts, next_starts) = mpsc::unbounded_channel();
     let (events, next_events) = mpsc::unbounded_channel();
     let shutdown = watch::Sender::new(false);
     let primary = Arc::new(Primary {
@@ -107,10 +98,10 @@ pub fn listen(address: &str) -> io::Result<(ChangeSender, EventReceiver)> {
             false => local.to_string(),
         },
         connections: RoundRobin::new(listener, shutdown.subscribe()),
-        changes: changes.clone(),
+        starts: starts.clone(),
         events,
         listening: OnceLock::new(),
-        starts: RwLock::default(),
+        starting: RwLock::default(),
         workers: watch::Sender::default(),
         shutdown,
         tasks: Mutex::default(),
@@ -123,37 +114,23 @@ pub fn listen(address: &str) -> io::Result<(ChangeSender, EventReceiver)> {
             // The `Cluster` has been dropped.
             () = primary.events.closed() => {}
             () = primary.restart_at_hangup(hangup, ends_with_terminal) => {}
-            () = primary.start_workers(next_changes) => unreachable!("it has a sender itself"),
+            () = primary.start_workers(next_starts) => unreachable!("it has a sender itself"),
         }
         primary.shut_down(terminate, interrupt).await;
     });
-    Ok((changes, next_events))
+    Ok((starts, next_events))
 }
 
 impl Primary {
-    /// Starts the workers: a new one at once, and one replacement each 50 ms. Restarts that are not
-    /// used are saved up (a token bucket): a new worker brings one, and there is never more than one
-    /// for each worker.
-    async fn start_workers(self: &Arc<Self>, mut changes: mpsc::UnboundedReceiver<Change>) {
-        let (mut workers, mut exited, mut paid_until) = (0, VecDeque::new(), Instant::now());
-        while let Some(change) = changes.recv().await {
-            // `None`: there is nothing to replace.
-            let replaced = match change {
-                Change::Fork => exited.pop_front().unwrap_or_else(|| {
-                    workers += 1;
-                    paid_until -= RESTART_EACH;
-                    self.add_task(self.clone().run_worker(workers));
-                    None
-                }),
-                Change::Leaves(id) => Some(id),
-                Change::Exited(id) => {
-                    exited.push_back(id);
-                    None
-                }
-            };
-            let Some(id) = replaced else {
-                continue;
-            };
+    /// Starts the workers. To start one again costs 50 ms, and time that is not used is saved up (a
+    /// token bucket): 50 ms for each worker, which it brings when it is new.
+    async fn start_workers(self: &Arc<Self>, mut starts: mpsc::UnboundedReceiver<u32>) {
+        let (mut workers, mut paid_until) = (0, Instant::now());
+        while let Some(id) = starts.recv().await {
+            if id > workers {
+                workers = id;
+                paid_until -= RESTART_EACH;
+            }
             paid_until = paid_until.max(Instant::now() - RESTART_EACH * workers) + RESTART_EACH;
             // A sleep of no length takes a millisecond.
             if paid_until > Instant::now() {
@@ -197,7 +174,7 @@ impl Primary {
 
     /// Starts a worker, and waits until it is ready.
     async fn start(&self, id: u32) -> io::Result<Worker> {
-        let _starts = self.starts.read().await;
+        let _starting = self.starting.read().await;
         let mut worker = self.spawn(id).map_err(|error| {
             let program = self.program.display();
             io::Error::new(error.kind(), format!("cannot start {program}: {error}"))
@@ -255,7 +232,7 @@ impl Primary {
             () = self.until_replaced(id, pid) => (false, true),
         };
         if leaves {
-            let _ = self.changes.send(Change::Leaves(id));
+            let _ = self.starts.send(id);
         }
         // This asks it to shut down. It still takes a connection that is on its way.
         drop(worker.control);
@@ -265,11 +242,14 @@ impl Primary {
         let status = worker.child.wait().await.unwrap_or_default();
         self.workers
             .send_modify(|workers| workers.retain(|worker| worker.1 != pid));
-        self.announce(Ok(if is_replaced {
-            Event::Replaced { pid }
-        } else {
-            let _ = self.changes.send(Change::Exited((!leaves).then_some(id)));
-            Event::Exit { pid, status }
+        self.announce(Ok(match is_replaced {
+            true => Event::Replaced { pid },
+            false => Event::Exit {
+                id,
+                pid,
+                status,
+                is_replaced: leaves,
+            },
         }));
     }
 
@@ -290,7 +270,7 @@ impl Primary {
     /// Replaces all workers, one after the other.
     async fn rolling_restart(self: &Arc<Self>) -> io::Result<()> {
         // Wait for the workers that start now: they may run the old program.
-        drop(self.starts.write().await);
+        drop(self.starting.write().await);
         // The newest one of each id.
         let workers: BTreeMap<_, _> = self.workers.borrow().iter().copied().collect();
         for (id, old) in workers {

@@ -77,11 +77,13 @@ pub fn checks(suite: &Suite) {
             })
         };
         both("both numbers")?;
-        for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        for (signal, is_replaced) in [(Signal::SIGKILL, false), (Signal::SIGTERM, true)] {
             let old: u32 = ask("/pid")?.parse()?;
             signal_to(old, signal)?;
             let exit = format!("Exit {{ pid: {old}, ");
             server.program.wait_for_stderr(&exit)?;
+            let replaced = format!("is_replaced: {is_replaced} }}");
+            server.program.wait_for_stderr(&replaced)?;
             both("both numbers after a death")?;
         }
         server.program.signal(Signal::SIGHUP)?;
