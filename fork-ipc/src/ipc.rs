@@ -608,6 +608,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn each_message_has_the_same_maximal_length() {
+        let (mut channel, other) = channels();
+        other.send(&1).await.expect("it is open");
+        assert_eq!(channel.reader.limit(), MAX_MESSAGE + 1);
+        assert_eq!(next(&mut channel).await, Some(json!(1)));
+        assert_eq!(channel.reader.limit(), MAX_MESSAGE + 1);
+    }
+
+    #[tokio::test]
     async fn disconnect_closes_one_direction() {
         let (mut channel, mut other) = channels();
         channel.disconnect();
