@@ -122,16 +122,18 @@ pub fn listen(address: &str) -> io::Result<(StartSender, EventReceiver)> {
 }
 
 impl Primary {
-    /// Starts the workers. To start one again costs 50 ms, and time that is not used is saved up (a
-    /// token bucket): 50 ms for each worker, which it brings when it is new.
+    /// Starts the workers: a new one at once, and one replacement each 50 ms. Restarts that are not
+    /// used are saved up (a token bucket): a new worker brings one, and there is never more than one
+    /// for each worker.
     async fn start_workers(self: &Arc<Self>, mut starts: mpsc::UnboundedReceiver<u32>) {
         let (mut workers, mut paid_until) = (0, Instant::now());
         while let Some(id) = starts.recv().await {
             if id > workers {
                 workers = id;
                 paid_until -= RESTART_EACH;
+            } else {
+                paid_until = paid_until.max(Instant::now() - RESTART_EACH * workers) + RESTART_EACH;
             }
-            paid_until = paid_until.max(Instant::now() - RESTART_EACH * workers) + RESTART_EACH;
             // A sleep of no length takes a millisecond.
             if paid_until > Instant::now() {
                 sleep_until(paid_until).await;

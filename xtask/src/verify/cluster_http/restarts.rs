@@ -140,6 +140,21 @@ pub fn checks(suite: &Suite) {
         server.shut_down()
     });
 
+    // New workers start at once, and so do as many replacements. 50 ms apart, either would take five
+    // seconds.
+    suite.rust("all_workers_killed", |command| {
+        let began = Instant::now();
+        let server = Server::start(command, 100)?;
+        let old = server.workers();
+        for worker in &old {
+            signal_to(*worker, Signal::SIGKILL)?;
+        }
+        server.wait_for_replacements(&old)?;
+        let elapsed = began.elapsed();
+        ensure!(elapsed < Duration::from_secs(4), "it took {elapsed:?}");
+        server.shut_down()
+    });
+
     // The replacement serves while the worker shuts down, with an open upload. The exit is
     // announced at the exit, and starts no second replacement.
     suite.rust("only_worker_terminated", |command| {
