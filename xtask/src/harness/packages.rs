@@ -5,11 +5,16 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 use anyhow::Result;
 use tempfile::TempDir;
 
 use super::programs::{cargo, root};
+
+/// Locked while cargo builds one of these packages: cargo builds one at a time in a target folder.
+/// A check waits for this without a limit.
+pub static BUILDING: Mutex<()> = Mutex::new(());
 
 /// Makes a package, and returns its folder. `fill` puts its files into an empty folder. The
 /// versions of its crates are those in `lock`, a file of the project.

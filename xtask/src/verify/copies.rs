@@ -12,7 +12,7 @@ use super::exec_count::{where_a_shell_can_be_hidden, without_a_shell};
 use super::prelude::*;
 use crate::bench::alternatives;
 use crate::copy::{Header, copy, requirements};
-use crate::harness::packages::{cargo_in, mirror, package};
+use crate::harness::packages::{BUILDING, cargo_in, mirror, package};
 use crate::harness::programs::{Programs, executables};
 
 /// The address in the header of `http.rs`.
@@ -234,7 +234,11 @@ impl Package {
     }
 
     pub fn program(&self, name: &str) -> Result<&Path> {
-        let build = || executables(cargo_in(self.folder()?)?.arg("build"));
+        let build = || {
+            let mut cargo = cargo_in(self.folder()?)?;
+            let _building = BUILDING.lock();
+            executables(cargo.arg("build"))
+        };
         let programs = self.programs.get_or_init(build);
         let programs = programs.as_ref().map_err(|error| anyhow!("{error:#}"))?;
         Ok(programs.get(name).context("no such program")?)
@@ -267,7 +271,9 @@ impl Package {
 }
 
 fn succeeds(cargo: &mut Command) -> Result<()> {
+    let building = BUILDING.lock();
     let output = cargo.output()?;
+    drop(building);
     let said = [output.stdout, output.stderr].concat();
     ensure!(
         output.status.success(),
