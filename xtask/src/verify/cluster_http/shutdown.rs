@@ -6,49 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 
 pub fn checks(suite: &Suite) {
-    // `finish` sees that no worker stays.
-    suite.both("workers_of_a_killed_primary", |command| {
-        let server = Server::start_either(command, 2)?;
-        server.program.signal(Signal::SIGKILL)?;
-        server.program.finish()?.ended_with_code(-9)
-    });
-
     suite.rust("sigterm", |command| shuts_down(command, Signal::SIGTERM));
 
     suite.rust("sigint", |command| shuts_down(command, Signal::SIGINT));
-
-    // As Ctrl-C does.
-    suite.rust("sigint_to_the_group", |command| {
-        shuts_down_as_a_group(command, Signal::SIGINT)
-    });
-
-    // As `timeout` does, twice.
-    suite.rust("sigterm_to_the_group", |command| {
-        shuts_down_as_a_group(command, Signal::SIGTERM)
-    });
-
-    // As pm2 does. Workers leave these signals to the primary.
-    suite.rust("signals_to_every_process", |command| {
-        let server = Server::start(command, 2)?;
-        let mut in_flight = server.connect_many(8)?;
-        for client in &mut in_flight {
-            client.send("GET / HTTP/1.1\r\nHo")?;
-        }
-        let workers = server.workers();
-        for signal in [Signal::SIGHUP, Signal::SIGINT] {
-            for worker in &workers {
-                signal_to(*worker, signal)?;
-            }
-        }
-        server.program.signal(Signal::SIGINT)?;
-        server.wait_for_refusal()?;
-        for client in &mut in_flight {
-            client.send("st: a\r\n\r\n")?;
-            same("body", &hello().body, &client.answer()?.body)?;
-        }
-        drop(in_flight);
-        server.program.finish()?.ended_with_code(0)
-    });
 
     suite.check("sigterm_right_after_the_first_line", || {
         for _ in 0..10 {
@@ -172,31 +132,24 @@ pub fn checks(suite: &Suite) {
         gets_last_answer(client)?;
         server.program.finish()?.ended_with_code(-9)
     });
-
-    // It does not keep the port.
-    suite.rust("stopped_worker_of_a_killed_primary", |command| {
-        let server = Server::start(command, 1)?;
-        let worker = server.workers()[0];
-        let address = server.address;
-        signal_to(worker, Signal::SIGSTOP)?;
-        server.program.signal(Signal::SIGKILL)?;
-        server.wait_for_refusal()?;
-        let other = Server::start_on(CLUSTER_HTTP.rust_command(), &address.to_string(), 1)?;
-        same("answer", &hello(), &Client::connect(address)?.get()?)?;
-        other.shut_down()?;
-        signal_to(worker, Signal::SIGCONT)?;
-        server.program.finish()?.ended_with_code(-9)
-    });
 }
 
-fn shuts_down(command: Command, signal: Signal) -> Result<()> {
+fn shuts_down(mut command: Command, signal: Signal) -> Result<()> {
+    command.process_group(0);
     let server = Server::start(command, 2)?;
     let kept_alive = served_client(&server)?;
     let mut in_flight = server.connect()?;
     in_flight.send("GET / HTTP/1.1\r\nHo")?;
     let just_opened = server.connect()?;
 
+    // As pm2 does. Workers leave these signals to the primary.
+    for worker in server.workers() {
+        signal_to(worker, Signal::SIGHUP)?;
+        signal_to(worker, Signal::SIGINT)?;
+    }
+    // Twice, as `timeout` does, and to the whole group, as Ctrl-C does.
     server.program.signal(signal)?;
+    server.program.signal_group(signal)?;
     server.wait_for_refusal()?;
     gets_last_answer(just_opened).context("to the one just opened")?;
     in_flight.send("st: a\r\n\r\n")?;
@@ -205,17 +158,6 @@ fn shuts_down(command: Command, signal: Signal) -> Result<()> {
     let output = server.program.finish()?;
     ensure!(!output.stdout().contains("died"), "{:?}", output.stdout());
     output.ended_with_code(0)
-}
-
-fn shuts_down_as_a_group(mut command: Command, signal: Signal) -> Result<()> {
-    command.process_group(0);
-    let server = Server::start(command, 2)?;
-    let client = served_client(&server)?;
-    server.program.signal(signal)?;
-    server.program.signal_group(signal)?;
-    server.wait_for_refusal()?;
-    gets_last_answer(client)?;
-    server.program.finish()?.ended_with_code(0)
 }
 
 fn ends_at_once_by(second: Signal) -> Result<()> {
