@@ -92,14 +92,9 @@ impl Deployed {
 
     /// Starts the program there.
     fn serve(workers: usize) -> Result<(Self, Server)> {
-        Self::serve_with(workers, |_| {})
-    }
-
-    fn serve_with(workers: usize, change: fn(&mut Command)) -> Result<(Self, Server)> {
         let deployed = Self::new()?;
-        let mut command = Command::new(deployed.path());
-        change(&mut command);
-        Ok((deployed, Server::start(command, workers)?))
+        let server = Server::start(Command::new(deployed.path()), workers)?;
+        Ok((deployed, server))
     }
 
     fn path(&self) -> PathBuf {
