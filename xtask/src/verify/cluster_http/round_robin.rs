@@ -7,53 +7,14 @@ pub fn checks(suite: &Suite) {
         let server = Server::start(command, 4)?;
         let stopped = server.workers()[1];
         signal_to(stopped, Signal::SIGSTOP)?;
-        let waiting = waiting_clients(&server, settings().load, Duration::from_secs(5));
+        let waits = |_: &i32| {
+            let client = Client::connect_with_patience(server.address, Duration::from_secs(5));
+            client.and_then(|mut client| client.get()).is_err()
+        };
+        let waiting = (0..100).filter(waits).count();
         signal_to(stopped, Signal::SIGCONT)?;
-        let waiting = waiting?;
         ensure!(waiting <= 2, "{waiting} clients waited");
         server.shut_down()
-    });
-
-    // The worker shuts down with an open upload, and gets no new connections.
-    suite.rust("worker_that_shuts_down_slowly", |command| {
-        let server = Server::start(command, 2)?;
-        let mut uploads = server.connect_many(2)?;
-        for upload in &mut uploads {
-            upload.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n")?;
-        }
-        let old = server.workers();
-        signal_to(old[0], Signal::SIGTERM)?;
-        // Longer than this, the upload would be cut.
-        let duration = settings().load.min(Duration::from_secs(4));
-        let waiting = waiting_clients(&server, duration, Duration::from_secs(5))?;
-        same("clients that waited", &0, &waiting)?;
-        for upload in &mut uploads {
-            upload.send("\r\nthe body.")?;
-            same("status", &200, &upload.answer()?.status)?;
-        }
-        drop(uploads);
-        server.wait_for_death(old[0])?;
-        server.wait_for_workers(2)?;
-        server.shut_down()
-    });
-
-    // Only clients of a worker that dies have to wait.
-    suite.check("worker_that_dies_after_each_start", || {
-        let (deployed, server) = Deployed::serve(2)?;
-        let old = server.workers();
-        // The program starts, and a moment after it is ready it is killed.
-        deployed.replace_by_itself_after("(sleep 0.1; kill -9 $$) &")?;
-        signal_to(old[0], Signal::SIGKILL)?;
-        // Long enough for a pause before a restart, which takes two seconds.
-        let duration = settings().load.max(Duration::from_secs(2));
-        let waiting = waiting_clients(&server, duration, Duration::from_secs(1))?;
-        let deaths = server.program.stdout().matches(" died\n").count();
-        ensure!(deaths > 1, "it died {deaths} times");
-        ensure!(
-            waiting <= deaths,
-            "{waiting} clients waited, and {deaths} workers died"
-        );
-        server.stop()
     });
 
     // The worker is stopped, so that it has taken none of them when it is killed.
@@ -138,24 +99,4 @@ fn sockets(pid: u32) -> Result<usize> {
     let links = links.filter_map(|link| fs::read_link(link.path()).ok());
     let sockets = links.filter(|link| link.to_string_lossy().starts_with("socket:"));
     Ok(sockets.count())
-}
-
-/// Opens 100 connections a second for a while, and returns how many clients had to wait for longer
-/// than `patience`.
-fn waiting_clients(server: &Server, duration: Duration, patience: Duration) -> Result<usize> {
-    let start = Instant::now();
-    let mut clients = Vec::new();
-    while start.elapsed() < duration {
-        let address = server.address;
-        clients.push(thread::spawn(move || {
-            Client::connect_with_patience(address, patience)?.get()
-        }));
-        thread::sleep(Duration::from_millis(10));
-    }
-    let opened = clients.len();
-    let answers = clients
-        .into_iter()
-        .map(|client| client.join().expect("it does not panic"));
-    let served = answers.filter(|answer| answer.as_ref().is_ok_and(|answer| answer.status == 200));
-    Ok(opened - served.count())
 }
