@@ -6,37 +6,6 @@ use super::*;
 use crate::verify::hosts::HOSTS;
 
 pub fn checks(suite: &Suite) {
-    suite.rust("killed_workers_under_load", |command| {
-        const CLIENTS: usize = 8;
-        let server = Server::start(command, 2)?;
-        let load = Load::start(server.address, CLIENTS);
-        let start = Instant::now();
-        let mut kills = 0;
-        while start.elapsed() < settings().load {
-            let workers = server.workers();
-            let killed = workers[kills % workers.len()];
-            signal_to(killed, Signal::SIGKILL)?;
-            server.wait_for_death(killed)?;
-            server.wait_for_workers(2)?;
-            kills += 1;
-        }
-        let tally = load.stop();
-        eprintln!("{kills} kills: {tally}");
-        // What a worker holds when it is killed is at most one request of each client.
-        ensure!(tally.failures.len() <= kills * CLIENTS, "{tally:?}");
-        for failure in &tally.failures {
-            use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-            let kind = failure.kind();
-            ensure!(
-                matches!(kind, BrokenPipe | ConnectionReset | UnexpectedEof),
-                "{failure}"
-            );
-        }
-        ensure!(tally.slowest < Duration::from_secs(3), "{tally}");
-        ensure!(tally.served > kills, "{tally}");
-        server.shut_down()
-    });
-
     // One client ends a worker with each request, as fast as it can. The others lose what a dead
     // worker held.
     suite.check("poisonous_client", || {
