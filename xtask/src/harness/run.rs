@@ -171,6 +171,19 @@ pub fn below_a_shell(script: &str, command: &Command) -> Command {
     shell
 }
 
+/// A command that runs another one as root in namespaces of its own. The options are those of
+/// `unshare`, a program of Linux.
+pub fn unshared(options: &[&str], command: &Command) -> Command {
+    let mut unshare = Command::new("unshare");
+    unshare
+        .arg("--map-root-user")
+        .args(options)
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stdin(Stdio::null());
+    unshare
+}
+
 /// Runs a program to its end.
 ///
 /// # Errors

@@ -59,14 +59,8 @@ pub fn checks(suite: &Suite) {
 
     // The program cannot start a thread, and the guard cannot start a `sleep`. Both send SIGKILL at
     // once.
-    let can_limit = run(with_five_processes(
-        54321,
-        EXEC_COUNT.rust_command().arg("--version"),
-    ));
-    let suite_of_root = suite.only_if(
-        can_limit.is_ok_and(|ended| ended.code() == 0),
-        "it needs root and util-linux",
-    );
+    let version = with_five_processes(54321, EXEC_COUNT.rust_command().arg("--version"));
+    let suite_of_root = suite.where_succeeds(version, "it needs root and util-linux");
     for (user, name, end) in [
         (54321, "max_buffer", "yes"),
         (54322, "kill", "kill -9 $PPID; wait"),
@@ -156,19 +150,12 @@ fn with_five_processes(user: u32, command: &Command) -> Command {
 }
 
 pub fn where_a_shell_can_be_hidden(suite: &Suite) -> Suite {
-    let hidden = run(without_a_shell(EXEC_COUNT.rust_command().arg("--version")));
-    suite.only_if(
-        hidden.is_ok_and(|ended| ended.code() == 0),
-        "it needs unshare",
-    )
+    let version = without_a_shell(EXEC_COUNT.rust_command().arg("--version"));
+    suite.where_succeeds(version, "it needs unshare")
 }
 
 /// The program where `/bin` is empty.
 pub fn without_a_shell(command: &Command) -> Command {
-    let mut unshare = Command::new("unshare");
-    unshare.args(["--map-root-user", "--mount"]);
-    let shell = below_a_shell("mount -t tmpfs none \"$(readlink -f /bin)\"", command);
-    unshare.arg(shell.get_program()).args(shell.get_args());
-    unshare.stdin(Stdio::null());
-    unshare
+    let mount = "mount -t tmpfs none \"$(readlink -f /bin)\"";
+    unshared(&["--mount"], &below_a_shell(mount, command))
 }

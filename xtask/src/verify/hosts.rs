@@ -14,10 +14,11 @@ use crate::host;
 
 /// Starts first, because it takes long: it makes the package.
 pub fn format(suite: &Suite) {
-    let rustfmt = cargo().args(["fmt", "--version"]).output();
-    let is_there = rustfmt.is_ok_and(|output| output.status.success());
     suite
-        .only_if(is_there, "rustfmt is not installed")
+        .where_succeeds(
+            cargo().args(["fmt", "--version"]),
+            "rustfmt is not installed",
+        )
         .check("format", || HOSTS.succeeds("fmt --check"));
 }
 
@@ -119,9 +120,11 @@ pub fn checks(suite: &Suite) {
         run(node)?.printed("[ 12586269025, 10, 55 ]\n")
     });
 
-    let python = Command::new("python3").arg("--version").output();
     suite
-        .only_if(python.is_ok(), "python3 is not on the path")
+        .where_succeeds(
+            Command::new("python3").arg("--version"),
+            "python3 is not on the path",
+        )
         .check("python_child", || {
             HOSTS.prints(
                 "python_child",

@@ -14,12 +14,10 @@ pub fn checks(suite: &Suite) {
     let message = "Message from child: {}\n";
     sigchld_ignored(&suite.example(FORK_IPC), &["sh", "-c", answer], message);
 
-    let can_unshare = unshare(&mut Command::new("true")).status();
-    let can_unshare = can_unshare.is_ok_and(|status| status.success());
     for (example, shell) in [(SPAWN_LS, &["sh", "-c"][..]), (EXEC_COUNT, &[])] {
         let suite = suite.example(example).group("inherited");
         suite
-            .only_if(can_unshare, "it needs unshare")
+            .where_succeeds(as_process_1(&Command::new("true")), "it needs unshare")
             .both("process_1", move |command| process_1(command, shell));
     }
 }
@@ -45,14 +43,8 @@ pub fn ignore_sigchld(command: &mut Command) {
 }
 
 /// Runs the command as process 1, like the first process of a container.
-fn unshare(command: &mut Command) -> Command {
-    let mut unshare = Command::new("unshare");
-    unshare
-        .args(["--user", "--map-root-user", "--pid", "--fork"])
-        .arg(command.get_program())
-        .args(command.get_args())
-        .stdin(Stdio::null());
-    unshare
+fn as_process_1(command: &Command) -> Command {
+    unshared(&["--pid", "--fork"], command)
 }
 
 /// Process 1 ignores SIGTERM unless it has a handler. The command goes on.
@@ -60,7 +52,7 @@ fn process_1(mut command: Command, shell: &[&str]) -> Result<()> {
     let gates = Gates::new()?;
     let script = format!("{}; {}; echo end", gates.report(1), gates.wait(2));
     command.args(shell).arg(script);
-    let unshare = start(unshare(&mut command))?;
+    let unshare = start(as_process_1(&command))?;
     gates.reported(1)?;
     for process in children(unshare.pid()) {
         signal_to(process, Signal::SIGTERM)?;

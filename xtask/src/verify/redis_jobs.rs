@@ -11,8 +11,10 @@ const RESULTS: &str = "primes:results";
 const FAILURES: &str = "primes:failures";
 
 pub fn checks(suite: &Suite) {
-    let server = Command::new("redis-server").arg("--version").output();
-    let suite = suite.only_if(server.is_ok(), "redis-server is not on the path");
+    let suite = suite.where_succeeds(
+        Command::new("redis-server").arg("--version"),
+        "redis-server is not on the path",
+    );
 
     // One of three processes is killed half way.
     suite.check("killed", || {

@@ -1,5 +1,6 @@
 //! A suite collects the checks. Each is registered by one call, which has its name and its body.
 
+use std::borrow;
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::panic::Location;
@@ -13,7 +14,7 @@ use libtest_mimic::{Completion, Failed, Trial};
 use super::settings::settings;
 use crate::examples::Example;
 use crate::harness::programs::Runtime;
-use crate::harness::run::Sweep;
+use crate::harness::run::{Sweep, run};
 
 /// The end of the name of a check that runs Node's program only.
 const NODE: &str = "::node";
@@ -61,6 +62,11 @@ impl Suite {
             ignored: self.ignored.clone().or(missing),
             ..self.clone()
         }
+    }
+
+    /// For checks that need what a command needs, which has to succeed.
+    pub fn where_succeeds(&self, command: impl borrow::BorrowMut<Command>, reason: &str) -> Self {
+        self.only_if(run(command).is_ok_and(|ended| ended.code() == 0), reason)
     }
 
     /// For checks that need a runtime.

@@ -9,17 +9,18 @@ use libtest_mimic::Completion;
 use super::suite::Suite;
 use crate::examples::EXEC_COUNT;
 use crate::harness::programs::{executables, of_examples};
-use crate::harness::run::{Output, run};
+use crate::harness::run::{Output, below_a_shell, run, unshared};
 
 pub fn checks(suite: &Suite) -> Result<()> {
     for (example, program) in executables(&mut of_examples(&["test", "--no-run"]))? {
         if example == EXEC_COUNT.name {
             let program = program.clone();
-            let can_replace_sh =
-                run(with_busybox("true".as_ref())).is_ok_and(|ended| ended.code() == 0);
             suite
                 .group(&example)
-                .only_if(can_replace_sh, "it needs unshare and a busybox")
+                .where_succeeds(
+                    with_busybox("true".as_ref()),
+                    "it needs unshare and a busybox",
+                )
                 .check("unit_tests_with_busybox", move || {
                     let output = run(with_busybox(&program))?;
                     ensure!(output.code() == 0, "{}{}", output.stdout(), output.stderr());
@@ -66,9 +67,10 @@ fn run_tests(program: &Path, args: &[&str]) -> Result<Output> {
 
 /// A program for which `/bin/sh` is busybox, as on Alpine.
 fn with_busybox(program: &Path) -> Command {
-    let mount = "mount --bind \"$(command -v busybox)\" /bin/sh && exec \"$0\" --test-threads=2";
-    let mut command = Command::new("unshare");
-    command.args(["--map-root-user", "--mount", "sh", "-c", mount]);
-    command.arg(program).stdin(Stdio::null());
-    command
+    let mut command = Command::new(program);
+    let mount = "mount --bind \"$(command -v busybox)\" /bin/sh";
+    unshared(
+        &["--mount"],
+        &below_a_shell(mount, command.arg("--test-threads=2")),
+    )
 }

@@ -64,9 +64,8 @@ pub fn checks(suite: &Suite) {
     });
 
     // Only the other worker has descriptors. A connection that the first one refuses does not wait.
-    let can_limit = Command::new("prlimit").arg("--version").output().is_ok();
     suite
-        .only_if(can_limit, "it needs prlimit")
+        .where_succeeds(Command::new("prlimit").arg("--version"), "it needs prlimit")
         .rust("one_worker_out_of_descriptors", |command| {
             let server = Server::start(command, 2)?;
             let mut prlimit = Command::new("prlimit");

@@ -1,6 +1,6 @@
 //! Where it listens, and when it cannot.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 
 use nix::errno::Errno;
 
@@ -31,27 +31,10 @@ pub fn checks(suite: &Suite) {
         server.shut_down()
     });
 
-    suite.rust("port_taken", |command| {
-        let taken = TcpListener::bind("127.0.0.1:0")?;
-        cannot_listen(command, taken.local_addr()?)
-    });
-
     suite.rust("port_taken_by_another_copy", |command| {
         let server = Server::start(CLUSTER_HTTP.rust_command(), 2)?;
-        cannot_listen(command, server.address)?;
+        cannot_listen(command, &server.address.to_string())?;
         server.shut_down()
-    });
-
-    // The server's closed connections are in TIME_WAIT, which does not block the port.
-    suite.rust("port_free_again_at_once", |command| {
-        let server = Server::start(CLUSTER_HTTP.rust_command(), 1)?;
-        let mut idle = served_client(&server)?;
-        let address = server.address;
-        server.program.signal(Signal::SIGTERM)?;
-        ensure!(idle.is_closed(), "the idle connection stays open");
-        drop(idle);
-        server.program.finish()?.ended_with_code(0)?;
-        Server::start_on(command, &address.to_string(), 1)?.shut_down()
     });
 
     // Where another program has port 8000, it says that.
@@ -72,32 +55,43 @@ pub fn checks(suite: &Suite) {
     let has_ipv6 = TcpListener::bind("[::1]:0").is_ok();
     suite
         .only_if(has_ipv6, "there is no IPv6")
-        .rust("every_address", |command| {
-            answers_everywhere(command, "[::]:0")
+        .check("every_address", || {
+            for address in ["[::]:0", "0", ":0"] {
+                let server = Server::start_on(CLUSTER_HTTP.rust_command(), address, 2)?;
+                let port = server.address.port();
+                let url = format!("listening on http://localhost:{port}/\n");
+                server.program.wait_for_stderr(&url)?;
+                for host in [
+                    IpAddr::from(Ipv4Addr::LOCALHOST),
+                    Ipv6Addr::LOCALHOST.into(),
+                ] {
+                    let answer = Client::connect((host, port).into())?.get()?;
+                    same(&format!("answer at {host}"), &hello(), &answer)?;
+                }
+                server.shut_down()?;
+            }
+            Ok(())
         });
-
-    suite
-        .only_if(has_ipv6, "there is no IPv6")
-        .rust("port_alone", |command| answers_everywhere(command, "0"));
 
     suite
         .only_if(has_ipv6, "there is no IPv6")
         .check("one_address_taken", || {
             for address in ["[::1]:0", "127.0.0.1:0"] {
-                let taken = TcpListener::bind(address)?.local_addr()?;
-                let _listener = TcpListener::bind(taken)?;
-                let command = CLUSTER_HTTP.rust_command();
-                is_taken(command, &taken.port().to_string(), taken)?;
+                let taken = TcpListener::bind(address)?;
+                let port = taken.local_addr()?.port().to_string();
+                cannot_listen(CLUSTER_HTTP.rust_command(), &port).context(address)?;
             }
             Ok(())
         });
 
     // Some systems have IPv6 sockets for IPv6 only, and longer accept queues than 4096.
-    let can_unshare = in_a_network_of_its_own("ss -V").and_then(run);
-    let can_unshare = can_unshare.is_ok_and(|output| output.status.success());
-    suite.only_if(can_unshare, "it needs unshare and ss").rust(
-        "settings_of_the_system",
-        |command| {
+    let in_a_network_of_its_own = |script: &str| {
+        let mut shell = Command::new("sh");
+        unshared(&["--net"], shell.args(["-c", script]))
+    };
+    suite
+        .where_succeeds(in_a_network_of_its_own("ss -V"), "it needs unshare and ss")
+        .rust("settings_of_the_system", move |command| {
             let program = command.get_program().to_string_lossy();
             let script = format!(
                 "echo 1 >/proc/sys/net/ipv6/bindv6only; echo 8192 >/proc/sys/net/core/somaxconn
@@ -106,97 +100,38 @@ pub fn checks(suite: &Suite) {
                  ss -Hltn; kill $!; wait"
             );
             let folder = TempDir::new()?;
-            let mut shell = in_a_network_of_its_own(&script)?;
-            let output = run({
-                shell.current_dir(folder.path());
-                shell
-            })?;
-            let stdout = output.stdout();
+            let stdout = run(in_a_network_of_its_own(&script).current_dir(&folder))?.stdout();
             let words: Vec<_> = stdout.split_whitespace().collect();
+            let queue_and_address = ["8192", "*:8000"];
             same(
                 "accept queue and address",
-                &["8192", "*:8000"],
+                &queue_and_address[..],
                 &words[2..4],
             )
-        },
-    );
+        });
 
-    let without_proc = "mount -t tmpfs none /proc && exec \"$0\" \"$@\"";
-    let below_unshare = move |command: &Command| {
-        let mut unshare = Command::new("unshare");
-        unshare
-            .args([
-                "--user",
-                "--map-root-user",
-                "--mount",
-                "sh",
-                "-c",
-                without_proc,
-            ])
-            .arg(command.get_program())
-            .stdin(Stdio::null());
-        unshare
-    };
-    let can_mount = below_unshare(&Command::new("true")).output();
-    suite
-        .only_if(
-            can_mount.is_ok_and(|output| output.status.success()),
-            "it needs unshare",
+    let without_proc = |command: &Command| {
+        unshared(
+            &["--mount"],
+            &below_a_shell("mount -t tmpfs none /proc", command),
         )
+    };
+    suite
+        .where_succeeds(without_proc(&Command::new("true")), "it needs unshare")
         .rust("no_proc", move |command| {
-            let server = Server::start(below_unshare(&command), 1)?;
+            let server = Server::start(without_proc(&command), 1)?;
             let old = server.workers();
             server.program.signal(Signal::SIGHUP)?;
             server.wait_for_replacements(&old)?;
             server.shut_down()
         });
-
-    suite
-        .only_if(has_ipv6, "there is no IPv6")
-        .rust("port_after_a_colon", |command| {
-            answers_everywhere(command, ":0")
-        });
 }
 
-/// The program that is given this address: it does not listen on what is left.
-fn is_taken(mut command: Command, address: &str, taken: SocketAddr) -> Result<()> {
-    command.arg(address);
-    let output = run(command)?;
-    let start = format!("cluster-http: cannot listen on {address}: Address already in use");
-    output
-        .failed(&start, "\n")
-        .with_context(|| format!("{taken} is taken"))
-}
-
-fn answers_everywhere(command: Command, address: &str) -> Result<()> {
-    let server = Server::start_on(command, address, 2)?;
-    let url = format!("listening on http://localhost:{}/\n", server.address.port());
-    server.program.wait_for_stderr(&url)?;
-    let port = server.address.port();
-    for address in [
-        (Ipv4Addr::LOCALHOST, port).into(),
-        (Ipv6Addr::LOCALHOST, port).into(),
-    ] {
-        let answer = Client::connect(address)?.get()?;
-        same(&format!("answer at {address}"), &hello(), &answer)?;
-    }
-    server.shut_down()
-}
-
-fn cannot_listen(mut command: Command, address: SocketAddr) -> Result<()> {
-    command.arg(address.to_string());
-    let output = run(command)?;
+/// The program that is given this address does not listen on what is left of it.
+fn cannot_listen(mut command: Command, address: &str) -> Result<()> {
+    let output = run(command.arg(address))?;
     same("stdout", "", &output.stdout())?;
     let error = io::Error::from(Errno::EADDRINUSE);
     let stderr = format!("cluster-http: cannot listen on {address}: {error}\n");
     output.ended_with(&stderr, 1)
-}
-
-/// A shell with a network of its own, in which it may change the system's settings.
-fn in_a_network_of_its_own(script: &str) -> Result<Command> {
-    let mut unshare = Command::new("unshare");
-    unshare
-        .args(["--user", "--map-root-user", "--net", "sh", "-c", script])
-        .stdin(Stdio::null());
-    Ok(unshare)
 }

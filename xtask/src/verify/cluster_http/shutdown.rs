@@ -25,6 +25,7 @@ pub fn checks(suite: &Suite) {
     // The server allows two seconds for a request on its way.
     suite.rust("idle_connection", |command| {
         let server = Server::start(command, 1)?;
+        let address = server.address.to_string();
         let mut idle = served_client(&server)?;
         let start = Instant::now();
         server.program.signal(Signal::SIGTERM)?;
@@ -33,7 +34,9 @@ pub fn checks(suite: &Suite) {
         let expected = Duration::from_secs(1)..Duration::from_millis(4500);
         ensure!(expected.contains(&taken), "it is closed after {taken:?}");
         drop(idle);
-        server.program.finish()?.ended_with_code(0)
+        server.program.finish()?.ended_with_code(0)?;
+        // The closed connection is in TIME_WAIT, which does not block the port.
+        Server::start_on(CLUSTER_HTTP.rust_command(), &address, 1)?.shut_down()
     });
 
     // It takes longer than a connection may be idle.
