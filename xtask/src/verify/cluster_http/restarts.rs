@@ -134,26 +134,19 @@ pub fn checks(suite: &Suite) {
         server.shut_down()
     });
 
+    // Linux adds ` (deleted)` to the path of a program whose file has been replaced. The primary
+    // starts its workers from that path.
     suite.on_linux().check("first_worker_never_ready", || {
+        let deployed = Deployed::new()?;
+        let file = fs::File::open(deployed.path())?;
+        deployed.replace_by("exit 7")?;
+        let path = deployed.folder.path().join("program (deleted)");
+        fs::rename(deployed.path(), path)?;
+        let mut command = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        command.arg0("program").args(["127.0.0.1:0", "1"]);
         let says = " exited before it was ready (exit status: 7)\n";
-        gives_up(Some("exit 7"), "cluster-http: worker ", says)
+        run(command)?.failed("cluster-http: worker ", says)
     });
-
-    suite.on_linux().check("no_program_to_start", || {
-        let says = "/program (deleted): No such file or directory (os error 2)\n";
-        gives_up(None, "cluster-http: cannot start ", says)
-    });
-
-    suite
-        .on_linux()
-        .check("signal_while_the_first_worker_starts", || {
-            let gates = Gates::new()?;
-            let (program, _deployed) =
-                without_its_file(Some(&format!("{}; exec cat", gates.report(1))))?;
-            gates.reported(1)?;
-            program.signal(Signal::SIGTERM)?;
-            program.finish()?.ended_with("", 0)
-        });
 
     suite
         .on_linux()
@@ -187,29 +180,4 @@ pub fn checks(suite: &Suite) {
             same("children, also zombies", &WORKERS, &children(primary).len())?;
             server.shut_down()
         });
-}
-
-/// Starts the program from a deleted file. Linux adds ` (deleted)` to the path of such a file: the
-/// primary starts its workers from that path, where `script` is.
-fn without_its_file(script: Option<&str>) -> Result<(Running, Deployed)> {
-    let deployed = Deployed::new()?;
-    if let Some(script) = script {
-        deployed.replace_by(script)?;
-        fs::rename(
-            deployed.path(),
-            deployed.folder.path().join("program (deleted)"),
-        )?;
-        deployed.replace_by_itself()?;
-    }
-    let file = fs::File::open(deployed.path())?;
-    fs::remove_file(deployed.path())?;
-    let mut command = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    command.arg0("program").args(["127.0.0.1:0", "1"]);
-    Ok((start(command)?, deployed))
-}
-
-/// The program fails with one line: `start`…`end`.
-fn gives_up(script: Option<&str>, start: &str, end: &str) -> Result<()> {
-    let (program, _deployed) = without_its_file(script)?;
-    program.finish()?.failed(start, end)
 }
