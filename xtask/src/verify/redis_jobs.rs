@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io::{Seek, Write};
-use std::net::TcpListener;
 
 use super::hosts::HOSTS;
 use super::prelude::*;
+use crate::harness::http::free_port;
 
 const RESULTS: &str = "primes:results";
 const FAILURES: &str = "primes:failures";
@@ -92,21 +92,14 @@ struct Redis {
 impl Redis {
     /// Starts a server on a free port.
     fn start() -> Result<Self> {
-        wait_for("redis-server to listen", || {
-            let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-            let port = free.port().to_string();
-            let mut server = Command::new("redis-server");
-            server.args(["--bind", "127.0.0.1", "--port", &port, "--save", ""]);
-            let server = start(server)?;
-            let is_ready = || server.stdout().contains("Ready to accept connections");
-            wait_until("it to be ready or to end", || {
-                Ok(is_ready() || !server.is_running())
-            })?;
-            // It ends if another program has taken the port meanwhile.
-            Ok(is_ready().then(|| Self {
-                port,
-                _server: server,
-            }))
+        let port = free_port()?.to_string();
+        let mut server = Command::new("redis-server");
+        server.args(["--bind", "127.0.0.1", "--port", &port, "--save", ""]);
+        let server = start(server)?;
+        server.wait_for_stdout("Ready to accept connections")?;
+        Ok(Self {
+            port,
+            _server: server,
         })
     }
 
