@@ -16,10 +16,14 @@ impl Gates {
         Ok(Self(TempDir::new()?))
     }
 
+    /// A shell command that succeeds when a gate is open.
+    pub fn is_open(&self, number: u32) -> String {
+        format!("[ -e {} ]", self.file(number).display())
+    }
+
     /// A shell command that waits until a gate is open.
     pub fn wait(&self, number: u32) -> String {
-        let file = self.file(number);
-        format!("until [ -e {} ]; do sleep 0.01; done", file.display())
+        format!("until {}; do sleep 0.01; done", self.is_open(number))
     }
 
     pub fn open(&self, number: u32) -> Result<()> {

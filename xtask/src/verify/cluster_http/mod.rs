@@ -113,23 +113,6 @@ impl Deployed {
         self.replace_by(&format!("{commands} exec {program} \"$@\""))
     }
 
-    /// As `replace_by_itself_after`, until `repair` is called. It does not put the program back: a
-    /// shell that starts at that moment would read it as a script.
-    fn spoil(&self, commands: &str) -> Result<()> {
-        let spoilt = self.spoilt();
-        fs::write(&spoilt, [])?;
-        let spoilt = spoilt.display();
-        self.replace_by_itself_after(&format!("if [ -e {spoilt} ]; then {commands} fi;"))
-    }
-
-    fn repair(&self) -> Result<()> {
-        Ok(fs::remove_file(self.spoilt())?)
-    }
-
-    fn spoilt(&self) -> PathBuf {
-        self.folder.path().join("spoilt")
-    }
-
     /// Replaces the program by a shell script. Another process writes it: a child of another check
     /// could hold this process's descriptor between fork and exec, and a file open for writing
     /// cannot be run.

@@ -66,7 +66,8 @@ pub fn checks(suite: &Suite) {
     // It is started again and again, and the other one serves.
     suite.check("worker_never_ready", || {
         let (deployed, server) = Deployed::serve(2)?;
-        deployed.spoil("exit 7;")?;
+        let gates = Gates::new()?;
+        deployed.replace_by_itself_after(&format!("{} || exit 7;", gates.is_open(1)))?;
         let old = server.workers();
         signal_to(old[0], Signal::SIGKILL)?;
         wait_until("three warnings", || {
@@ -76,7 +77,7 @@ pub fn checks(suite: &Suite) {
         })?;
         same("workers", &old[1..], &server.workers())?;
         served_client(&server)?;
-        deployed.repair()?;
+        gates.open(1)?;
         server.wait_for_workers(2)?;
         server.shut_down()
     });
