@@ -51,16 +51,6 @@ pub fn checks(suite: &Suite) {
         let limited = below_a_shell("ulimit -f 0", command.args(ONE_WORKER));
         serves_on(start_on(limited, tempfile()?)?)
     });
-
-    let has_device = Path::new("/dev/full").exists();
-    suite.only_if(has_device, "there is no /dev/full").rust(
-        "stdout_on_a_full_disk",
-        |mut command| {
-            command.args(ONE_WORKER);
-            let disk = fs::File::options().write(true).open("/dev/full")?;
-            serves_on(start_on(command, disk)?)
-        },
-    );
 }
 
 /// Kills the workers a few times. Each is replaced.
