@@ -530,7 +530,7 @@ mod tests {
 
     /// Each response comes within the grace, and the last one is long.
     #[tokio::test]
-    async fn half_closed_client() {
+    async fn answer_for_a_half_closed_client() {
         let body = "x".repeat(20_000_000);
         let length = body.len();
         let server = create_server(move |_| {
