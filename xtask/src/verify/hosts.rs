@@ -171,8 +171,8 @@ pub fn checks(suite: &Suite) {
         for interrupt in [false, true] {
             let gates = Gates::new()?;
             let (report_1, wait_2) = (gates.report(1), gates.wait(2));
-            // The process in the background reports: until it is another program than the shell
-            // that has set a trap, the shell's handler would take the signal, and lose it.
+            // It is the background process that reports: before its exec it still has the handler
+            // of the shell's trap, which would lose the signal.
             let background = format!("sh -c '{report_1}; exec sleep 1000'");
             let cleans_up = format!("trap 'echo bye; exit' TERM; {background} & wait");
             let mut command = HOSTS.command("concurrently")?;
