@@ -170,11 +170,8 @@ pub fn checks(suite: &Suite) {
     suite.check("concurrently_stops", || {
         for interrupt in [false, true] {
             let gates = Gates::new()?;
-            let (report_1, wait_2) = (gates.report(1), gates.wait(2));
-            // It is the background process that reports: before its exec it still has the handler
-            // of the shell's trap, which would lose the signal.
-            let background = format!("sh -c '{report_1}; exec sleep 1000'");
-            let cleans_up = format!("trap 'echo bye; exit' TERM; {background} & wait");
+            let (background, wait_2) = (background(&gates, 1), gates.wait(2));
+            let cleans_up = format!("trap 'echo bye; exit' TERM; {background} wait");
             let mut command = HOSTS.command("concurrently")?;
             command.args([cleans_up, format!("{wait_2}; exit 3")]);
             let program = start(command)?;
@@ -292,8 +289,7 @@ pub fn checks(suite: &Suite) {
         program.wait_for_stderr("b\n")?;
 
         let gates = Gates::new()?;
-        let silent = format!("{}; exec sleep 1000", gates.report(1));
-        let program = serve(&format!("sh -c '{silent}' & wait"))?;
+        let program = serve(&format!("{} wait", background(&gates, 1)))?;
         let mut client = client_of(&program)?;
         client.send(GET)?;
         let sleep = gates.reported(1)?;
@@ -385,6 +381,12 @@ pub static HOSTS: Package = Package::new(host::lay_out);
 /// Builds the programs.
 pub fn build() -> Result<()> {
     HOSTS.program("data").map(drop)
+}
+
+/// A shell command that starts a process in the background, which sleeps after its report. It
+/// reports itself: a signal that comes before its exec is lost where its shell has set a trap.
+fn background(gates: &Gates, number: u32) -> String {
+    format!("sh -c '{}; exec sleep 1000' &", gates.report(number))
 }
 
 /// A new client of the program.
